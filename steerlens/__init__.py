@@ -1,0 +1,78 @@
+"""steerlens: train, apply and understand steering vectors on TransformerLens.
+
+    h <- h + factor * direction        (residual stream, chosen tokens, frozen model)
+
+Public names stand here and nowhere else; each module loads on first use, so that importing costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import figures as figures
+    from . import scaling as scaling
+    from . import terrarium as terrarium
+    from .data import Example as Example
+    from .data import SteeringData as SteeringData
+    from .data import read_axbench as read_axbench
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
+    from .generation import PerPrompt as PerPrompt
+    from .generation import generate as generate
+    from .judging import Judge as Judge
+    from .judging import Scores as Scores
+    from .judging import ScriptedJudge as ScriptedJudge
+    from .model import load_model as load_model
+    from .report import report as report
+    from .scaling import TrainConfig as TrainConfig
+    from .steering import audit as audit
+    from .steering import hook as hook
+    from .steering import steer as steer
+    from .training import History as History
+    from .training import loss as loss
+    from .training import train as train
+    from .training import train_many as train_many
+    from .vector import SteeringVector as SteeringVector
+    from .vector import VectorFileError as VectorFileError
+
+_HOME = {
+    "figures": "figures",
+    "scaling": "scaling",
+    "terrarium": "terrarium",
+    "Example": "data",
+    "SteeringData": "data",
+    "read_axbench": "data",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "PerPrompt": "generation",
+    "generate": "generation",
+    "Judge": "judging",
+    "Scores": "judging",
+    "ScriptedJudge": "judging",
+    "load_model": "model",
+    "report": "report",
+    "TrainConfig": "scaling",
+    "audit": "steering",
+    "hook": "steering",
+    "steer": "steering",
+    "History": "training",
+    "loss": "training",
+    "train": "training",
+    "train_many": "training",
+    "SteeringVector": "vector",
+    "VectorFileError": "vector",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'steerlens' has no attribute {name!r}")
+    module = import_module(f".{_HOME[name]}", __name__)
+    return module if name == _HOME[name] and not hasattr(module, name) else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,238 @@
+"""Training data: instructions with a response that shows the concept and, optionally, one that does not.
+
+Every reader ends in `SteeringData`, which is checked on construction: what is wrong is said with the row it is in.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+"""One user turn, or a conversation of {"role", "content"} messages."""
+
+_COLUMNS = (
+    # (prompt, response, neutral): the first set whose first two columns are present is used
+    ("prompt", "response", "neutral"),
+    ("negative_input", "positive_output", "negative_output"),  # AxBench, contrastive
+    ("input", "output", None),  # AxBench
+)
+_KNOWN = "prompt/response(/neutral), input/output, or negative_input/positive_output(/negative_output)"
+
+
+class DataError(ValueError):
+    """A row or column that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example."""
+
+    prompt: Prompt
+    response: str
+    """The response that shows the concept (y_c in the paper)."""
+    neutral: str | None = None
+    """A response to the same prompt without the concept (y in the paper); preference objectives need it."""
+
+
+@dataclass(frozen=True, init=False)
+class SteeringData:
+    """Examples of one concept.
+
+    Args:
+        examples: `Example`s, dicts, a pandas DataFrame, a Hugging Face `Dataset`, or the path of a `.jsonl`, `.json`,
+            `.csv` or `.parquet` file. Columns: prompt/response/neutral, AxBench's input/output, or the contrastive
+            negative_input/positive_output/negative_output.
+        concept: what the responses show, in words.
+        metadata: anything worth keeping, such as AxBench's reference and genre.
+        negatives: examples without the concept that belong to no prompt above (AxBench's shared negatives).
+
+    Raises:
+        DataError: no rows, missing columns, or an empty, NaN or non-text prompt or response; the message names the row.
+    """
+
+    examples: tuple[Example, ...]
+    concept: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    negatives: tuple[Example, ...] = ()
+
+    def __init__(
+        self,
+        examples: Any,
+        concept: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        negatives: Iterable[Example] = (),
+    ) -> None:
+        rows = tuple(_check(example, number) for number, example in enumerate(_read_rows(examples)))
+        if not rows:
+            raise DataError("the data have no rows")
+        object.__setattr__(self, "examples", rows)
+        object.__setattr__(self, "concept", concept)
+        object.__setattr__(self, "metadata", dict(metadata or {}))
+        object.__setattr__(self, "negatives", tuple(negatives))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    def __getitem__(self, index: int | slice) -> "Example | SteeringData":
+        if isinstance(index, slice):
+            return SteeringData(self.examples[index], self.concept, self.metadata, self.negatives)
+        return self.examples[index]
+
+    @property
+    def hash(self) -> str:
+        """Fingerprint of the examples in their order (sha256, hex)."""
+        rows = [[_plain(e.prompt), e.response, e.neutral] for e in self.examples]
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
+
+
+def as_data(data: Any) -> SteeringData:
+    """The data themselves, or whatever `SteeringData` can be built from."""
+    return data if isinstance(data, SteeringData) else SteeringData(data)
+
+
+def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
+    """Read an AxBench training folder (`metadata.jsonl` and `train_data.parquet`; a `generate/` folder in it is found).
+
+    Returns:
+        Concept id -> data, in the order of the ids. Each has the concept's words, `metadata` (concept_id, ref, genre)
+        and the benchmark's shared `negatives`.
+
+    Raises:
+        FileNotFoundError: the folder has no such files.
+        DataError: a row cannot be used, or a concept has no rows.
+    """
+    import pandas as pd
+
+    folder = Path(directory)
+    if not (folder / "metadata.jsonl").exists() and (folder / "generate" / "metadata.jsonl").exists():
+        folder = folder / "generate"
+    table_path = folder / "train_data.parquet"
+    for path in (folder / "metadata.jsonl", table_path):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: an AxBench folder holds metadata.jsonl, train_data.parquet")
+    table = pd.read_parquet(table_path)
+    missing = {"input", "output", "concept_id", "category"} - set(table.columns)
+    if missing:
+        raise DataError(f"{table_path.name} lacks the columns {sorted(missing)}")
+    negatives = _rows_of(table[table["category"] == "negative"])
+    concepts: dict[int, SteeringData] = {}
+    for line in _json_lines(folder / "metadata.jsonl"):
+        number = int(line["concept_id"])
+        rows = table[(table["concept_id"] == number) & (table["category"] == "positive")]
+        if rows.empty:
+            raise DataError(f"concept {number} ({line['concept']!r}) has no positive rows in {table_path.name}")
+        genres = line.get("concept_genres_map", {})
+        metadata = {"concept_id": number, "ref": line.get("ref"), "genre": next(iter(genres.values()), [None])[0]}
+        concepts[number] = SteeringData(_rows_of(rows), line["concept"], metadata, negatives)
+    return dict(sorted(concepts.items()))
+
+
+def _rows_of(table: Any) -> list[Example]:
+    """Rows of an AxBench table, named in errors by their index in the whole file."""
+    rows = zip(table.index, table["input"], table["output"], strict=True)
+    return [_check(Example(prompt, output), number) for number, prompt, output in rows]
+
+
+def _read_rows(source: Any) -> list[Any]:
+    """A list of Examples or dicts from any of the accepted forms."""
+    if isinstance(source, (str, Path)):
+        return _read_file(Path(source))
+    if isinstance(source, SteeringData):
+        return list(source.examples)
+    if isinstance(source, Mapping):
+        raise DataError("the data are one mapping; give a list of rows, for example [{'prompt': ..., 'response': ...}]")
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a pandas DataFrame, without importing pandas
+        return source.to_dict(orient="records")
+    return list(source)  # a list of rows or a Hugging Face Dataset, which iterates over dicts
+
+
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        return _json_lines(path)
+    if kind == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    if kind not in (".csv", ".parquet"):
+        raise DataError(f"{path.name}: files of kind {kind or '(none)'!r} are not read; use jsonl, json, csv or parquet")
+    import pandas as pd
+
+    # keep_default_na: a response "None" or "NA" is text, while an empty cell stays empty and is refused below
+    table = pd.read_csv(path, keep_default_na=False, dtype=str) if kind == ".csv" else pd.read_parquet(path)
+    return table.to_dict(orient="records")  # type: ignore[return-value]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path.name}, line {number + 1}: not JSON ({error})") from error
+    return rows
+
+
+def _check(row: Any, number: int) -> Example:
+    """Turn a row into an Example, or say what is wrong with it."""
+    example = row if isinstance(row, Example) else _from_mapping(row, number)
+    if not isinstance(example.prompt, str):
+        _check_messages(example.prompt, number)
+    elif not example.prompt.strip():
+        raise DataError(f"row {number}: the prompt is empty")
+    if not isinstance(example.response, str):
+        raise DataError(f"row {number}: the response is {_describe(example.response)}, not text")
+    if not example.response.strip():
+        raise DataError(f"row {number}: the response is empty")
+    if example.neutral is not None and (not isinstance(example.neutral, str) or not example.neutral.strip()):
+        raise DataError(f"row {number}: the neutral response is {_describe(example.neutral)}; leave it out or fill it")
+    return example
+
+
+def _from_mapping(row: Any, number: int) -> Example:
+    if not isinstance(row, Mapping):
+        raise DataError(f"row {number}: expected a dict or an Example, got {_describe(row)}")
+    if "concept_id" in row and int(row["concept_id"]) < 0:
+        raise DataError(f"row {number}: a shared negative of AxBench (concept_id -1); read the folder with read_axbench")
+    for prompt, response, neutral in _COLUMNS:
+        if prompt in row and response in row:
+            other = row.get(neutral) if neutral else None
+            return Example(_text(row[prompt], number, "prompt"), row[response], None if _is_nan(other) else other)
+    raise DataError(f"row {number}: columns {sorted(map(str, row))} hold no prompt and response; known: {_KNOWN}")
+
+
+def _text(value: Any, number: int, name: str) -> Prompt:
+    if value is None or _is_nan(value):
+        raise DataError(f"row {number}: the {name} is missing ({_describe(value)})")
+    return value
+
+
+def _check_messages(prompt: Any, number: int) -> None:
+    """A conversation is a list of {"role", "content"} whose last turn is the user's."""
+    is_list = isinstance(prompt, Sequence) or hasattr(prompt, "tolist")
+    messages = list(prompt) if is_list else []
+    if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in messages):
+        raise DataError(f"row {number}: the prompt is {_describe(prompt)}, neither text nor a list of role/content messages")
+    if not str(messages[-1]["content"]).strip():
+        raise DataError(f"row {number}: the last message of the prompt is empty")
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _describe(value: Any) -> str:
+    return "NaN" if _is_nan(value) else "missing" if value is None else f"{type(value).__name__} {value!r:.40}"
+
+
+def _plain(prompt: Prompt) -> Any:
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

@@ -1,0 +1,71 @@
+"""Ratings of a response, and who gives them. Definitions: AxBench (Wu et al. 2025), Bao et al. 2026 Sec. 5."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+HIGHEST = 2.0
+RATINGS = ("concept", "instruct", "fluency")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Three ratings of one response, each from 0 to 2, or None where the judge gave no usable answer (unscored)."""
+
+    concept: float | None
+    """Is the concept there: 0 absent, 1 weakly, 2 clearly."""
+    instruct: float | None
+    """Does the response answer the instruction: 0 unrelated, 1 partly, 2 yes."""
+    fluency: float | None
+    """0 broken, 1 stumbling, 2 fluent."""
+
+    def __post_init__(self) -> None:
+        for name in RATINGS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= HIGHEST:
+                raise ValueError(f"the {name} rating is {value!r}; ratings go from 0 to 2, or None for unscored")
+
+    @property
+    def overall(self) -> float | None:
+        """Harmonic mean of the three; 0 if any is 0; None if any is None."""
+        ratings = [self.concept, self.instruct, self.fluency]
+        known = [rating for rating in ratings if rating is not None]
+        if len(known) < len(ratings):
+            return None
+        return 0.0 if min(known) == 0 else len(known) / sum(1 / rating for rating in known)
+
+
+UNSCORED = Scores(None, None, None)
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that rates a response. A judge that cannot rate returns None ratings or raises; both are unscored."""
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores: ...
+
+
+class ScriptedJudge:
+    """A judge for tests and tutorials: replies from a list (in order) or from a function.
+
+    Args:
+        script: `Scores`, exceptions to raise, or a function `(concept, prompt, response) -> Scores`.
+
+    `calls` keeps the arguments of every call. Asking beyond the end of a list raises IndexError.
+    """
+
+    def __init__(self, script: Callable[[str, str, str], Scores] | Iterable[Scores | Exception]) -> None:
+        self._replies = script if callable(script) else list(script)
+        self.calls: list[tuple[str, str, str]] = []
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores:
+        """The next reply of the script."""
+        self.calls.append((concept, prompt, response))
+        if callable(self._replies):
+            return self._replies(concept, prompt, response)
+        if len(self.calls) > len(self._replies):
+            raise IndexError(f"the script has {len(self._replies)} replies, this is call {len(self.calls)}")
+        reply = self._replies[len(self.calls) - 1]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
