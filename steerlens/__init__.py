@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from .judging import Scores as Scores
     from .judging import ScriptedJudge as ScriptedJudge
     from .model import load_model as load_model
-    from .report import report as report
+    from .pages import report as report
     from .scaling import TrainConfig as TrainConfig
     from .steering import audit as audit
     from .steering import hook as hook
     from .steering import steer as steer
-    from .training import History as History
     from .training import loss as loss
     from .training import train as train
     from .training import train_many as train_many
@@ -52,12 +51,11 @@ _HOME = {
     "Scores": "judging",
     "ScriptedJudge": "judging",
     "load_model": "model",
-    "report": "report",
+    "report": "pages",
     "TrainConfig": "scaling",
     "audit": "steering",
     "hook": "steering",
     "steer": "steering",
-    "History": "training",
     "loss": "training",
     "train": "training",
     "train_many": "training",
@@ -71,7 +69,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'steerlens' has no attribute {name!r}")
     module = import_module(f".{_HOME[name]}", __name__)
-    return module if name == _HOME[name] and not hasattr(module, name) else getattr(module, name)
+    return module if name == _HOME[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:

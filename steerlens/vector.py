@@ -1,0 +1,240 @@
+"""The steering vector: an immutable value with an algebra and a one-file format.
+
+`vector = factor * direction` (alpha * v in Bao et al. 2026) is added to, or clamped in, the residual stream after block
+`layer`, at the tokens named by `positions`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .interventions import intervention
+from .positions import canonical_positions
+
+SCHEMA = 1
+_FIELDS = ("factor", "layer", "positions", "form", "concept", "model_name")
+
+
+class VectorFileError(ValueError):
+    """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A direction, its factor, and where they act.
+
+    Two vectors are equal when they do the same: the same `vector`, form, layer, positions and model name. `2 * v`, `-v`,
+    `v / 2`, `a + b` and `a - b` work on `vector`; sums need the same layer, positions, form "add" and model.
+
+    Raises:
+        ValueError: a direction that is empty, not one-dimensional or not finite; a factor that is not finite; a layer
+            below 0; unknown positions or form; a clamp without direction.
+    """
+
+    direction: Float[Tensor, " d_model"]
+    """v, stored as float32 on the CPU (a copy of what is given)."""
+    factor: float
+    """alpha."""
+    layer: int
+    """0-based block whose output is edited: `blocks.{layer}.hook_resid_post` (HF's hidden_states[layer + 1])."""
+    positions: str | Callable[[Tensor], Tensor] = "p2+s2"
+    form: str = "add"
+    concept: str | None = None
+    model_name: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """How it was made, as JSON values: revision, dtype, weight_processing, d_model, hook_point, template_hash,
+    data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
+    history: pd.DataFrame | None = field(default=None, repr=False)
+    """One row per training step; see `steerlens.train`."""
+
+    def __post_init__(self) -> None:
+        direction = torch.as_tensor(self.direction).detach().to("cpu", torch.float32).clone()
+        if direction.ndim != 1 or direction.numel() == 0:
+            raise ValueError(f"the direction has shape {tuple(direction.shape)}; it must be one row of d_model numbers")
+        if not direction.isfinite().all():
+            raise ValueError("the direction holds NaN or infinite entries")
+        if not math.isfinite(self.factor):
+            raise ValueError(f"the factor is {self.factor!r}; it must be finite")
+        if isinstance(self.layer, bool) or int(self.layer) != self.layer or self.layer < 0:
+            raise ValueError(f"the layer is {self.layer!r}; it must be a block's index, counted from 0")
+        intervention(self.form)
+        if self.form == "clamp" and not direction.any():
+            raise ValueError("a clamp needs a direction that is not zero")
+        store = object.__setattr__
+        store(self, "direction", direction)
+        store(self, "factor", float(self.factor))
+        store(self, "layer", int(self.layer))
+        store(self, "positions", canonical_positions(self.positions))
+        store(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    @property
+    def vector(self) -> Float[Tensor, " d_model"]:
+        """`factor * direction`."""
+        return self.factor * self.direction
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of `vector`, in the units of the residual stream."""
+        return float(self.vector.norm())
+
+    @property
+    def d_model(self) -> int:
+        return self.direction.numel()
+
+    def scaled(self, scale: float) -> "SteeringVector":
+        """The same direction with `scale` times the factor."""
+        return replace(self, factor=self.factor * scale)
+
+    def replace(self, **changes: Any) -> "SteeringVector":
+        """A copy with some fields changed, such as `sv.replace(positions="all")`."""
+        return replace(self, **changes)
+
+    def steer(self, model: Any, *, scale: float = 1.0) -> AbstractContextManager[None]:
+        """`steerlens.steer(model, self, scale=scale)`."""
+        from .steering import steer  # the one import against the flow: a method of convenience
+
+        return steer(model, self, scale=scale)
+
+    def __mul__(self, scale: float) -> "SteeringVector":
+        return self.scaled(scale) if isinstance(scale, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scale: float) -> "SteeringVector":
+        return self.scaled(1 / scale) if isinstance(scale, (int, float)) else NotImplemented
+
+    def __neg__(self) -> "SteeringVector":
+        return self.scaled(-1.0)
+
+    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+        return self._combine(other, 1.0)
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        return self._combine(other, -1.0)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        return self._place() == other._place() and torch.equal(self.vector, other.vector)
+
+    def __hash__(self) -> int:
+        return hash((*self._place(), tuple(self.vector.tolist())))
+
+    def save(self, path: str | Path) -> Path:
+        """Write one `.safetensors` file, atomically: tensors, everything about them as JSON, and a checksum of both.
+
+        Raises:
+            ValueError: the positions are a function, which no file can hold, or the name does not end in .safetensors.
+        """
+        target = Path(path)
+        if target.suffix != ".safetensors":
+            raise ValueError(f"{target.name}: name the file *.safetensors")
+        if callable(self.positions):
+            raise ValueError("positions are a function, which a file cannot hold; replace(positions=...) with text first")
+        write_atomically(target, _to_bytes(self))
+        return target
+
+    @staticmethod
+    def load(path: str | Path) -> "SteeringVector":
+        """Read a file written by `save`. Nothing is unpickled.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            VectorFileError: the file is damaged, truncated, not a steerlens vector, or of a later schema.
+        """
+        content = Path(path).read_bytes()
+        try:
+            return _from_bytes(content)
+        except VectorFileError as error:
+            raise VectorFileError(f"{path}: {error}") from error.__cause__
+        except Exception as error:  # whatever a mutated file provokes in a parser is one kind of error to the caller
+            raise VectorFileError(f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})") from error
+
+    def _place(self) -> tuple[Any, ...]:
+        return (self.form, self.layer, self.positions, self.model_name)
+
+    def _combine(self, other: "SteeringVector", sign: float) -> "SteeringVector":
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        for name in ("form", "layer", "positions", "model_name", "d_model"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"cannot add vectors of different {name}: {mine!r} and {theirs!r}")
+        if self.form != "add":
+            raise ValueError(f'vectors of form {self.form!r} have no sum; apply them together: steer(model, [a, b])')
+        concepts = [c for c in (self.concept, other.concept) if c]
+        joined = concepts[0] if len(set(concepts)) == 1 else (" + " if sign > 0 else " - ").join(concepts) or None
+        return SteeringVector(
+            self.vector + sign * other.vector, 1.0, self.layer, self.positions, self.form, joined, self.model_name
+        )
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write to a temporary file beside the target, then rename: readers see the old file or the new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _to_bytes(sv: SteeringVector) -> bytes:
+    tensors = {"direction": sv.direction}
+    header: dict[str, Any] = {name: getattr(sv, name) for name in _FIELDS}
+    header |= {"schema": SCHEMA, "provenance": dict(sv.provenance), "history": None}
+    if sv.history is not None:
+        header["history"] = list(map(str, sv.history.columns))
+        tensors["history"] = torch.from_numpy(sv.history.to_numpy(np.float64, copy=True))
+    payload = json.dumps(header)
+    return safetensors.torch.save(tensors, {"steerlens": payload, "sha256": _checksum(payload, tensors)})
+
+
+def _from_bytes(content: bytes) -> SteeringVector:
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if "steerlens" not in metadata:
+        raise VectorFileError("a safetensors file without a steerlens header")
+    payload = metadata["steerlens"]
+    tensors = safetensors.torch.load(content)
+    if _checksum(payload, tensors) != metadata.get("sha256"):
+        raise VectorFileError("the checksum does not match: the file was damaged after it was saved")
+    header = json.loads(payload)
+    if header["schema"] > SCHEMA:
+        raise VectorFileError(f"schema {header['schema']}, this steerlens reads up to {SCHEMA}: upgrade steerlens")
+    history = None
+    if header["history"] is not None:
+        history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])
+        history = history.astype({name: int for name in ("step", "epoch") if name in history})
+    fields = {name: header[name] for name in _FIELDS}
+    return SteeringVector(tensors["direction"], provenance=header["provenance"], history=history, **fields)
+
+
+def _checksum(payload: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(payload.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
