@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from . import figures as figures
     from . import scaling as scaling
     from . import terrarium as terrarium
+    from .auditing import Audit as Audit
+    from .auditing import audit as audit
     from .data import Example as Example
     from .data import SteeringData as SteeringData
     from .data import read_axbench as read_axbench
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from .model import load_model as load_model
     from .pages import report as report
     from .scaling import TrainConfig as TrainConfig
-    from .steering import audit as audit
+    from .passes import SteeringError as SteeringError
     from .steering import hook as hook
     from .steering import steer as steer
     from .training import loss as loss
@@ -40,6 +42,8 @@ _HOME = {
     "figures": "figures",
     "scaling": "scaling",
     "terrarium": "terrarium",
+    "Audit": "auditing",
+    "audit": "auditing",
     "Example": "data",
     "SteeringData": "data",
     "read_axbench": "data",
@@ -53,7 +57,7 @@ _HOME = {
     "load_model": "model",
     "report": "pages",
     "TrainConfig": "scaling",
-    "audit": "steering",
+    "SteeringError": "passes",
     "hook": "steering",
     "steer": "steering",
     "loss": "training",

@@ -1,0 +1,177 @@
+"""Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from .data import Prompt
+from .model import (
+    Bridge,
+    context_length,
+    decode_response,
+    encode_prompt,
+    forward_cached,
+    frozen,
+    model_name,
+    pad,
+    stop_tokens,
+)
+from .steering import Edit, Recorder, Steer, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
+from .vector import SteeringVector
+
+
+class PerPrompt(tuple[SteeringVector | None, ...]):
+    """One vector (or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
+
+    def __new__(cls, vectors: Sequence[SteeringVector | None]) -> "PerPrompt":
+        for vector in vectors:
+            if vector is not None and not isinstance(vector, SteeringVector):
+                raise TypeError(f"PerPrompt takes SteeringVectors and None, got {type(vector).__name__}")
+        return super().__new__(cls, vectors)
+
+
+def generate(
+    model: Bridge,
+    prompts: Prompt | Sequence[Prompt],
+    steer: Steer | PerPrompt = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    chat: bool = True,
+    batch_size: int = 16,
+    use_cache: bool = True,
+    progress: bool = False,
+) -> list[str]:
+    """Responses to prompts, without the prompts.
+
+    Args:
+        prompts: texts (one user turn each) or conversations; a single one is taken as a list of one.
+        steer: a vector, several applied together, `PerPrompt([...])`, or None.
+        max_new_tokens: length limit; a response ends earlier at an end-of-turn or end-of-text token.
+        temperature: of plain sampling from the whole distribution; 0 = greedy.
+        seed: of the batch, from which each prompt gets its own (see `row_seeds`), or one seed per prompt. A row sampled
+            alone with its own seed is the same as in the batch.
+        chat: put prompts into the model's chat template; False = bare text.
+        batch_size: prompts per forward pass.
+        use_cache: False recomputes every token's past; slower, for checking.
+        progress: show a progress bar.
+
+    Returns:
+        One text per prompt, in order.
+
+    Raises:
+        ValueError: nothing to do, settings out of range, a vector that does not fit, or a prompt too long for the context.
+    """
+    batch = as_prompts(prompts)
+    if temperature < 0 or batch_size < 1:
+        raise ValueError(f"temperature {temperature} must be at least 0 and batch_size {batch_size} at least 1")
+    seeds = row_seeds(seed, len(batch)) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(batch):
+        raise ValueError(f"{len(seeds)} seeds for {len(batch)} prompts: give one seed, or one per prompt")
+    rows, _ = prepare(model, batch, steer, max_new_tokens, chat)
+    texts: list[str] = []
+    for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
+        part = slice(start, start + batch_size)
+        here = PerPrompt(steer[part]) if isinstance(steer, PerPrompt) else steer
+        generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
+        edits = _edits(here)
+        responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
+        texts += [decode_response(model, response) for response in responses]
+    return texts
+
+
+def row_seeds(seed: int, n: int) -> list[int]:
+    """The seed of each row of a batch; row i's depends on `seed` and i alone."""
+    digests = (hashlib.sha256(f"{seed}:{row}".encode()).digest() for row in range(n))
+    return [int.from_bytes(digest[:7], "big") for digest in digests]
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts; one text or one conversation becomes a list of one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    listed = list(prompts)
+    if not listed:
+        raise ValueError("there are no prompts")
+    return [listed] if isinstance(listed[0], Mapping) else listed  # type: ignore[list-item]
+
+
+def prepare(
+    model: Bridge, prompts: Sequence[Prompt], steer: Steer | PerPrompt, max_new_tokens: int, chat: bool
+) -> tuple[list[list[int]], list[Edit]]:
+    """Token ids of each prompt and the edits of a whole batch, checked before any work starts."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if isinstance(steer, PerPrompt) and len(steer) != len(prompts):
+        raise ValueError(f"PerPrompt has {len(steer)} vectors for {len(prompts)} prompts")
+    vectors = [sv for sv in steer if sv is not None] if isinstance(steer, PerPrompt) else as_list(steer)
+    for vector in vectors:
+        check_fits(model, vector)
+    rows = [encode_prompt(model, prompt, chat) for prompt in prompts]
+    for number, row in enumerate(rows):
+        if len(row) + max_new_tokens > context_length(model):
+            raise ValueError(
+                f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds the context of "
+                f"{model_name(model)} ({context_length(model)}): shorten it or lower max_new_tokens"
+            )
+    return rows, _edits(steer)
+
+
+def _edits(steer: Steer | PerPrompt) -> list[Edit]:
+    return edits_by_row(steer) if isinstance(steer, PerPrompt) else edits_for_all(as_list(steer))
+
+
+def decode(
+    model: Bridge,
+    rows: Sequence[Sequence[int]],
+    edits: Sequence[Edit],
+    generators: Sequence[torch.Generator | None],
+    max_new_tokens: int,
+    temperature: float,
+    *,
+    use_cache: bool = True,
+    record: Recorder | None = None,
+) -> list[list[int]]:
+    """Token ids of the responses to one batch of rows, without the token that ended them."""
+    tokens, mask = pad(model, rows, "left")
+    stops = torch.tensor(sorted(stop_tokens(model)), device=tokens.device)
+    alive = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
+    produced: list[Tensor] = []
+    new, cache = tokens, None
+    with _quiet(model), apply_edits(model, edits, [len(row) for row in rows], record):
+        for _ in range(max_new_tokens):
+            logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
+            chosen = _choose(logits, generators, temperature)
+            alive = alive & ~torch.isin(chosen, stops)
+            produced.append(torch.where(alive, chosen, -1))
+            if not bool(alive.any()):
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+            new = chosen[:, None] if use_cache else tokens
+    columns = torch.stack(produced, dim=1).tolist()
+    return [[token for token in row if token >= 0] for row in columns]
+
+
+def _choose(
+    logits: Float[Tensor, "batch d_vocab"], generators: Sequence[torch.Generator | None], temperature: float
+) -> Tensor:
+    """The next token of each row: the most likely one at temperature 0, else drawn with the row's own generator."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    weights = (logits.float() / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(weights, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+@contextmanager
+def _quiet(model: Bridge) -> Iterator[None]:
+    """Evaluation mode without gradients."""
+    with torch.no_grad(), frozen(model):
+        yield

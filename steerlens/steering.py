@@ -1,0 +1,180 @@
+"""Applying vectors to a model for the length of a `with` block, through hooks that nothing outlives."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .interventions import edit_tokens
+from .model import Bridge, HookFunction, check_layer, d_model, device, hook_name, identity, model_name, watch_passes
+from .passes import PassTracker, SteeringError
+from .positions import PositionFunction, position_mask
+from .vector import SteeringVector
+
+Steer = SteeringVector | Sequence[SteeringVector] | None
+"""One vector, several applied together (each adds its edit, in order), or none."""
+
+
+class Edit(NamedTuple):
+    """Vectors that act at one layer and place; each row of a batch gets its own, or none."""
+
+    layer: int
+    positions: str | PositionFunction
+    form: str
+    directions: Float[Tensor, "vector d_model"]
+    factors: Float[Tensor, " vector"]
+    index: Int[Tensor, " batch"] | None
+    """Which vector each row gets, -1 for none; None = all rows get the only one."""
+
+    def apply(
+        self, hidden: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The edited residual stream."""
+        directions, factors = self.directions.to(hidden.device), self.factors.to(hidden.device)
+        if self.index is not None:
+            index = self.index.to(hidden.device)
+            mask = mask & (index >= 0)[:, None]
+            directions, factors = directions[index.clamp(min=0)], factors[index.clamp(min=0)]
+        return edit_tokens(hidden, mask.to(hidden.device), directions, factors, self.form)
+
+
+Recorder = Callable[[PassTracker, Edit, Tensor, Tensor, Tensor], None]
+"""(tracker, edit, hidden before, hidden after, mask)"""
+
+
+def as_list(sv: Steer) -> list[SteeringVector]:
+    """The vectors in a list, whatever was given."""
+    vectors = [] if sv is None else [sv] if isinstance(sv, SteeringVector) else list(sv)
+    for vector in vectors:
+        if not isinstance(vector, SteeringVector):
+            raise TypeError(f"expected a SteeringVector, got {type(vector).__name__}")
+    return vectors
+
+
+def check_fits(model: Bridge, sv: SteeringVector) -> None:
+    """Raise ValueError if a vector cannot belong to this model (width, layer, weight processing)."""
+    if sv.d_model != d_model(model):
+        origin = f": trained on {sv.model_name}?" if sv.model_name else ""
+        raise ValueError(
+            f"direction has {sv.d_model} entries, the residual stream of {model_name(model)} has {d_model(model)}{origin}"
+        )
+    check_layer(model, sv.layer)
+    made_with, here = sv.provenance.get("weight_processing"), identity(model)["weight_processing"]
+    if made_with is not None and made_with != here:
+        raise ValueError(
+            f"the vector was made on {made_with} weights, this model has {here}: its residual stream has other coordinates"
+        )
+
+
+@contextmanager
+def steer(
+    model: Bridge, sv: Steer, *, scale: float = 1.0, prompt_lengths: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Steer every forward pass of the model inside the block, through hooks on `blocks.{layer}.hook_resid_post`.
+
+    Args:
+        model: a TransformerBridge; its own `generate` and that of its `original_model` are steered too.
+        sv: one vector, or several that act together. Nested blocks add up.
+        scale: multiplies every factor.
+        prompt_lengths: prompt tokens of each row (padding not counted), for a pass over prompt and response. Without it
+            the first pass of a sequence is its prompt, and the passes of a generation after it are decoding.
+
+    Raises:
+        ValueError: a vector does not fit the model, before anything runs.
+        SteeringError: inside the block, when a pass continues a cache of unknown origin.
+    """
+    vectors = as_list(sv)
+    for vector in vectors:
+        check_fits(model, vector)
+    with apply_edits(model, edits_for_all([vector.scaled(scale) for vector in vectors]), prompt_lengths):
+        yield
+
+
+@contextmanager
+def apply_edits(
+    model: Bridge, edits: Sequence[Edit], prompt_lengths: Sequence[int] | None = None, record: Recorder | None = None
+) -> Iterator[None]:
+    """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes."""
+    tracker = PassTracker(model, prompt_lengths)
+    hooks = [(hook_name(edit.layer), _hook_function(edit, tracker, record)) for edit in _on(edits, device(model))]
+    with watch_passes(model, tracker.begin, tracker.end), model.hooks(fwd_hooks=hooks):
+        yield
+
+
+def _hook_function(edit: Edit, tracker: PassTracker, record: Recorder | None) -> HookFunction:
+    def edit_residual(hidden: Tensor, hook: Any) -> Tensor | None:
+        mask = tracker.edited(edit.positions)
+        if mask is None:
+            return None
+        edited = edit.apply(hidden, mask)
+        if record is not None:
+            record(tracker, edit, hidden, edited, mask)
+        return edited
+
+    return edit_residual
+
+
+def _on(edits: Sequence[Edit], place: torch.device) -> list[Edit]:
+    return [e._replace(directions=e.directions.to(place), factors=e.factors.to(place)) for e in edits]
+
+
+def edits_for_all(vectors: Sequence[SteeringVector]) -> list[Edit]:
+    """Edits for a batch in which every row gets all the vectors, in order."""
+    return [Edit(sv.layer, sv.positions, sv.form, sv.direction[None], torch.tensor([sv.factor]), None) for sv in vectors]
+
+
+def edits_by_row(rows: Sequence[SteeringVector | None]) -> list[Edit]:
+    """Edits for a batch in which each row has its own vector or none, grouped so that one hook serves many rows."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, sv in enumerate(rows):
+        if sv is not None:
+            groups.setdefault((sv.layer, sv.positions, sv.form), []).append(row)
+    edits = []
+    for (layer, positions, form), members in groups.items():
+        vectors = [sv for row in members if (sv := rows[row]) is not None]
+        index = torch.full((len(rows),), -1, dtype=torch.long)
+        index[members] = torch.arange(len(members))
+        directions = torch.stack([sv.direction for sv in vectors])
+        edits.append(Edit(layer, positions, form, directions, torch.tensor([sv.factor for sv in vectors]), index))
+    return edits
+
+
+def hook(
+    sv: SteeringVector,
+    *,
+    prompt_mask: Bool[Tensor, "batch pos"] | None = None,
+    token_mask: Bool[Tensor, "batch pos"] | None = None,
+) -> tuple[str, HookFunction]:
+    """The (name, function) pair of a vector, to be added by hand: `model.run_with_hooks(tokens, fwd_hooks=[hook(sv)])`.
+
+    A hook function sees only the residual stream, so say which of the pass's tokens are prompt and which are real;
+    without masks every token is taken as prompt. It is for plain passes: a vector that does not edit "all" tokens refuses
+    to decode with a KV cache, where it could not tell the prompt; `steer` can.
+
+    Raises (when it runs):
+        ValueError: the pass has another shape than the masks, or another width than the direction.
+        SteeringError: the pass looks like a decoding step.
+    """
+    (edit,) = edits_for_all([sv])
+    longest = 1
+
+    def edit_residual(hidden: Tensor, hook: Any) -> Tensor:
+        nonlocal longest
+        shape = hidden.shape[:2]
+        if hidden.shape[-1] != sv.d_model:
+            raise ValueError(f"direction has {sv.d_model} entries, the residual stream has {hidden.shape[-1]}")
+        for mask in (prompt_mask, token_mask):
+            if mask is not None and mask.shape != shape:
+                raise ValueError(f"the hook was made for a pass of {tuple(mask.shape)} tokens, this one has {tuple(shape)}")
+        if sv.positions != "all" and prompt_mask is None and shape[1] == 1 < longest:
+            raise SteeringError("this pass looks like decoding with a KV cache; generate inside steerlens.steer instead")
+        longest = max(longest, shape[1])
+        everything = torch.ones(shape, dtype=torch.bool, device=hidden.device)
+        tokens = everything if token_mask is None else token_mask.to(hidden.device)
+        prompt = tokens if prompt_mask is None else prompt_mask.to(hidden.device) & tokens
+        return edit.apply(hidden, position_mask(sv.positions, prompt, tokens))
+
+    return hook_name(sv.layer), edit_residual
