@@ -34,7 +34,7 @@ class VectorFileError(ValueError):
     """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector:
     """A direction, its factor, and where they act.
 
@@ -56,10 +56,10 @@ class SteeringVector:
     form: str = "add"
     concept: str | None = None
     model_name: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     """How it was made, as JSON values: revision, dtype, weight_processing, d_model, hook_point, template_hash,
     data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
-    history: pd.DataFrame | None = field(default=None, repr=False)
+    history: pd.DataFrame | None = None
     """One row per training step; see `steerlens.train`."""
 
     def __post_init__(self) -> None:
@@ -126,6 +126,11 @@ class SteeringVector:
 
     def __sub__(self, other: "SteeringVector") -> "SteeringVector":
         return self._combine(other, -1.0)
+
+    def __repr__(self) -> str:
+        numbers = f"factor={self.factor:.4g}, norm={self.norm:.4g}, d_model={self.d_model}"
+        place = f"layer={self.layer}, positions={self.positions!r}, form={self.form!r}"
+        return f"SteeringVector({self.concept!r}, {numbers}, {place}, model_name={self.model_name!r})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SteeringVector):
@@ -206,7 +211,7 @@ def _to_bytes(sv: SteeringVector) -> bytes:
     header |= {"schema": SCHEMA, "provenance": dict(sv.provenance), "history": None}
     if sv.history is not None:
         header["history"] = list(map(str, sv.history.columns))
-        tensors["history"] = torch.from_numpy(sv.history.to_numpy(np.float64, copy=True))
+        tensors["history"] = torch.from_numpy(np.ascontiguousarray(sv.history.to_numpy(np.float64)))
     payload = json.dumps(header)
     return safetensors.torch.save(tensors, {"steerlens": payload, "sha256": _checksum(payload, tensors)})
 
