@@ -41,7 +41,7 @@ def generate(
     steer: Steer | PerPrompt = None,
     *,
     max_new_tokens: int = 128,
-    temperature: float = 1.0,
+    temperature: int | float = 1.0,
     seed: int | Sequence[int] = 0,
     chat: bool = True,
     batch_size: int = 16,
@@ -133,7 +133,7 @@ def decode(
     edits: Sequence[Edit],
     generators: Sequence[torch.Generator | None],
     max_new_tokens: int,
-    temperature: float,
+    temperature: int | float,
     *,
     use_cache: bool = True,
     record: Recorder | None = None,
@@ -160,7 +160,7 @@ def decode(
 
 
 def _choose(
-    logits: Float[Tensor, "batch d_vocab"], generators: Sequence[torch.Generator | None], temperature: float
+    logits: Float[Tensor, "batch d_vocab"], generators: Sequence[torch.Generator | None], temperature: int | float
 ) -> Tensor:
     """The next token of each row: the most likely one at temperature 0, else drawn with the row's own generator."""
     if temperature == 0:

@@ -12,11 +12,11 @@ RATINGS = ("concept", "instruct", "fluency")
 class Scores:
     """Three ratings of one response, each from 0 to 2, or None where the judge gave no usable answer (unscored)."""
 
-    concept: float | None
+    concept: int | float | None
     """Is the concept there: 0 absent, 1 weakly, 2 clearly."""
-    instruct: float | None
+    instruct: int | float | None
     """Does the response answer the instruction: 0 unrelated, 1 partly, 2 yes."""
-    fluency: float | None
+    fluency: int | float | None
     """0 broken, 1 stumbling, 2 fluent."""
 
     def __post_init__(self) -> None:

@@ -27,15 +27,15 @@ class TrainConfig:
     """Passes over the data, >= 1."""
     batch_size: int = 12
     """Examples per forward pass, >= 1."""
-    factor_init: float = 4.0
+    factor_init: int | float = 4.0
     """beta: the factor starts at beta * sqrt(d_model)."""
-    direction_init: float = 8.0
+    direction_init: int | float = 8.0
     """lambda: the direction's entries start at size lambda / sqrt(d_model)."""
-    factor_lr: float = 10.0
+    factor_lr: int | float = 10.0
     """Adam's learning rate of the factor, as used (not scaled by the width); decays linearly to 0."""
-    direction_lr: float = 0.04
+    direction_lr: int | float = 0.04
     """Adam's learning rate of the direction, as used; decays linearly to 0."""
-    grad_clip: float | None = 1.0
+    grad_clip: int | float | None = 1.0
     """The norm to which the direction's gradient is clipped (never the factor's); None = no clipping."""
     shuffle: bool = True
     """New order of the examples in each epoch, from the seed."""
@@ -76,7 +76,9 @@ class Published(NamedTuple):
     config: TrainConfig
 
 
-def _row(model: str, positions: str, objective: str, *numbers: float, batch: int = 12, accumulate: int = 1) -> Published:
+def _row(
+    model: str, positions: str, objective: str, *numbers: int | float, batch: int = 12, accumulate: int = 1
+) -> Published:
     beta, factor_lr, size, direction_lr, epochs = numbers
     width, layer = _MODELS[model]
     config = TrainConfig(

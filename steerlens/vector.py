@@ -48,7 +48,7 @@ class SteeringVector:
 
     direction: Float[Tensor, " d_model"]
     """v, stored as float32 on the CPU (a copy of what is given)."""
-    factor: float
+    factor: int | float
     """alpha."""
     layer: int
     """0-based block whose output is edited: `blocks.{layer}.hook_resid_post` (HF's hidden_states[layer + 1])."""
@@ -96,7 +96,7 @@ class SteeringVector:
     def d_model(self) -> int:
         return self.direction.numel()
 
-    def scaled(self, scale: float) -> "SteeringVector":
+    def scaled(self, scale: int | float) -> "SteeringVector":
         """The same direction with `scale` times the factor."""
         return replace(self, factor=self.factor * scale)
 
@@ -104,18 +104,18 @@ class SteeringVector:
         """A copy with some fields changed, such as `sv.replace(positions="all")`."""
         return replace(self, **changes)
 
-    def steer(self, model: Any, *, scale: float = 1.0) -> AbstractContextManager[None]:
+    def steer(self, model: Any, *, scale: int | float = 1.0) -> AbstractContextManager[None]:
         """`steerlens.steer(model, self, scale=scale)`."""
         from .steering import steer  # the one import against the flow: a method of convenience
 
         return steer(model, self, scale=scale)
 
-    def __mul__(self, scale: float) -> "SteeringVector":
+    def __mul__(self, scale: int | float) -> "SteeringVector":
         return self.scaled(scale) if isinstance(scale, (int, float)) else NotImplemented
 
     __rmul__ = __mul__
 
-    def __truediv__(self, scale: float) -> "SteeringVector":
+    def __truediv__(self, scale: int | float) -> "SteeringVector":
         return self.scaled(1 / scale) if isinstance(scale, (int, float)) else NotImplemented
 
     def __neg__(self) -> "SteeringVector":
@@ -150,7 +150,9 @@ class SteeringVector:
         if target.suffix != ".safetensors":
             raise ValueError(f"{target.name}: name the file *.safetensors")
         if callable(self.positions):
-            raise ValueError("positions are a function, which a file cannot hold; replace(positions=...) with text first")
+            raise ValueError(
+                "positions are a function, which a file cannot hold; replace(positions=...) with text first"
+            )
         write_atomically(target, _to_bytes(self))
         return target
 
@@ -168,7 +170,9 @@ class SteeringVector:
         except VectorFileError as error:
             raise VectorFileError(f"{path}: {error}") from error.__cause__
         except Exception as error:  # whatever a mutated file provokes in a parser is one kind of error to the caller
-            raise VectorFileError(f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})") from error
+            raise VectorFileError(
+                f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})"
+            ) from error
 
     def _place(self) -> tuple[Any, ...]:
         return (self.form, self.layer, self.positions, self.model_name)
@@ -181,7 +185,7 @@ class SteeringVector:
             if mine != theirs:
                 raise ValueError(f"cannot add vectors of different {name}: {mine!r} and {theirs!r}")
         if self.form != "add":
-            raise ValueError(f'vectors of form {self.form!r} have no sum; apply them together: steer(model, [a, b])')
+            raise ValueError(f"vectors of form {self.form!r} have no sum; apply them together: steer(model, [a, b])")
         concepts = [c for c in (self.concept, other.concept) if c]
         joined = concepts[0] if len(set(concepts)) == 1 else (" + " if sign > 0 else " - ").join(concepts) or None
         return SteeringVector(
