@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from .judging import Scores as Scores
     from .judging import ScriptedJudge as ScriptedJudge
     from .model import load_model as load_model
-    from .pages import report as report
-    from .scaling import TrainConfig as TrainConfig
     from .passes import SteeringError as SteeringError
+    from .scaling import TrainConfig as TrainConfig
     from .steering import hook as hook
     from .steering import steer as steer
     from .training import loss as loss
@@ -55,7 +54,6 @@ _HOME = {
     "Scores": "judging",
     "ScriptedJudge": "judging",
     "load_model": "model",
-    "report": "pages",
     "TrainConfig": "scaling",
     "SteeringError": "passes",
     "hook": "steering",

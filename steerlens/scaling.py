@@ -76,9 +76,7 @@ class Published(NamedTuple):
     config: TrainConfig
 
 
-def _row(
-    model: str, positions: str, objective: str, *numbers: int | float, batch: int = 12, accumulate: int = 1
-) -> Published:
+def _row(model: str, positions: str, objective: str, *numbers: int | float, batch: int = 12, accumulate: int = 1) -> Published:
     beta, factor_lr, size, direction_lr, epochs = numbers
     width, layer = _MODELS[model]
     config = TrainConfig(

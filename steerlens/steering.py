@@ -70,9 +70,7 @@ def check_fits(model: Bridge, sv: SteeringVector) -> None:
 
 
 @contextmanager
-def steer(
-    model: Bridge, sv: Steer, *, scale: int | float = 1.0, prompt_lengths: Sequence[int] | None = None
-) -> Iterator[None]:
+def steer(model: Bridge, sv: Steer, *, scale: int | float = 1.0, prompt_lengths: Sequence[int] | None = None) -> Iterator[None]:
     """Steer every forward pass of the model inside the block, through hooks on `blocks.{layer}.hook_resid_post`.
 
     Args:
@@ -123,9 +121,7 @@ def _on(edits: Sequence[Edit], place: torch.device) -> list[Edit]:
 
 def edits_for_all(vectors: Sequence[SteeringVector]) -> list[Edit]:
     """Edits for a batch in which every row gets all the vectors, in order."""
-    return [
-        Edit(sv.layer, sv.positions, sv.form, sv.direction[None], torch.tensor([sv.factor]), None) for sv in vectors
-    ]
+    return [Edit(sv.layer, sv.positions, sv.form, sv.direction[None], torch.tensor([sv.factor]), None) for sv in vectors]
 
 
 def edits_by_row(rows: Sequence[SteeringVector | None]) -> list[Edit]:
@@ -170,13 +166,9 @@ def hook(
             raise ValueError(f"direction has {sv.d_model} entries, the residual stream has {hidden.shape[-1]}")
         for mask in (prompt_mask, token_mask):
             if mask is not None and mask.shape != shape:
-                raise ValueError(
-                    f"the hook was made for a pass of {tuple(mask.shape)} tokens, this one has {tuple(shape)}"
-                )
+                raise ValueError(f"the hook was made for a pass of {tuple(mask.shape)} tokens, this one has {tuple(shape)}")
         if sv.positions != "all" and prompt_mask is None and shape[1] == 1 < longest:
-            raise SteeringError(
-                "this pass looks like decoding with a KV cache; generate inside steerlens.steer instead"
-            )
+            raise SteeringError("this pass looks like decoding with a KV cache; generate inside steerlens.steer instead")
         longest = max(longest, shape[1])
         everything = torch.ones(shape, dtype=torch.bool, device=hidden.device)
         tokens = everything if token_mask is None else token_mask.to(hidden.device)

@@ -150,9 +150,7 @@ class SteeringVector:
         if target.suffix != ".safetensors":
             raise ValueError(f"{target.name}: name the file *.safetensors")
         if callable(self.positions):
-            raise ValueError(
-                "positions are a function, which a file cannot hold; replace(positions=...) with text first"
-            )
+            raise ValueError("positions are a function, which a file cannot hold; replace(positions=...) with text first")
         write_atomically(target, _to_bytes(self))
         return target
 
@@ -170,9 +168,7 @@ class SteeringVector:
         except VectorFileError as error:
             raise VectorFileError(f"{path}: {error}") from error.__cause__
         except Exception as error:  # whatever a mutated file provokes in a parser is one kind of error to the caller
-            raise VectorFileError(
-                f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})"
-            ) from error
+            raise VectorFileError(f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})") from error
 
     def _place(self) -> tuple[Any, ...]:
         return (self.form, self.layer, self.positions, self.model_name)
