@@ -38,7 +38,7 @@ def new_model(seed: int) -> LlamaForCausalLM:
     model = LlamaForCausalLM._from_config(configuration(), attn_implementation="eager")
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0.0, EMBEDDING_STD)
-        model.model.norm.weight.fill_(1.0 / (EMBEDDING_STD * math.sqrt(model.config.hidden_size)))
+        model.model.norm.weight.fill_(0.25 / (EMBEDDING_STD * math.sqrt(model.config.hidden_size)))
         for layer in model.model.layers:
             for matrix in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
                            layer.mlp.gate_proj, layer.mlp.up_proj):  # fmt: skip

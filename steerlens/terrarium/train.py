@@ -25,8 +25,8 @@ from .report import accuracy, following, refusal_rate, worn_accuracy
 from .tokenizer import build_tokenizer, encoded
 
 SEED = 7
-STEPS = 3000
-BATCH_TOKENS = 6144
+STEPS = 2700
+BATCH_TOKENS = 4096
 CHUNK = 8192
 WIDTHS = (32, 40, 48, 56, 64, 80, 96, 128, 176, 256)
 """Tokens per row: every row goes to the smallest width that holds it, and the few beyond the last are left out."""
@@ -74,7 +74,7 @@ def _batch(rows: list[tuple[list[int], list[bool]]], width: int, filler: int) ->
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the learned tokens; the head is computed at these alone (and a few, to round the shape)."""
     kept = (batch.targets != -100).flatten().nonzero()[:, 0]
-    spare = -len(kept) % 512
+    spare = -len(kept) % 256
     targets = pad(batch.targets.flatten()[kept], (0, spare), value=-100)
     kept = pad(kept, (0, spare))
     with torch.autocast("cpu", dtype=torch.bfloat16):
