@@ -1,0 +1,71 @@
+"""Shared models and data. steerlens is imported inside fixtures, after jaxtyping's import hook is in place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, WIDTH, Bench, make_bench
+
+PROMPTS = ("Why is the sky blue?", "Name a town.", "Tell me, please, in a few words, what cats eat on Sundays.", "Hi", "x + y = ?")
+RESPONSES = ("It is the air, the air!", "Rome", "Fish; and then some more fish.", "Good day to you.", "Seven or so")
+
+
+@pytest.fixture(scope="session")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
+    """architecture -> its bench, made once."""
+    made: dict[tuple[str, bool], Bench] = {}
+
+    def get(architecture: str, template: bool = True) -> Bench:
+        key = (architecture, template)
+        if key not in made:
+            made[key] = make_bench(architecture, tmp_path_factory.mktemp(architecture), template=template)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def bench(request: pytest.FixtureRequest, benches: Callable[..., Bench]) -> Bench:
+    return benches(request.param)
+
+
+@pytest.fixture
+def gemma(benches: Callable[..., Bench]) -> Bench:
+    return benches("gemma2")
+
+
+@pytest.fixture
+def model(gemma: Bench) -> Any:
+    return gemma.model
+
+
+@pytest.fixture
+def make_vector() -> Callable[..., Any]:
+    """A seeded vector of the tiny models' width, large beside their residual streams."""
+    import steerlens
+
+    def make(seed: int = 0, factor: float = 3.0, layer: int = 1, **fields: Any) -> Any:
+        direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+        return steerlens.SteeringVector(direction, factor, layer, **fields)
+
+    return make
+
+
+@pytest.fixture
+def data() -> Any:
+    import steerlens
+
+    rows = [{"prompt": p, "response": r} for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    return steerlens.SteeringData(rows, concept="fish")
+
+
+def rows_of(model: Any, data: Any) -> list[tuple[list[int], list[int]]]:
+    """Token ids of data, as the oracle takes them; the template is written out here."""
+    tokenizer = model.tokenizer
+    rows = []
+    for example in data:
+        text = f"<bos><start_of_turn>user\n{example.prompt}<end_of_turn>\n<start_of_turn>model\n"
+        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, example.response)]
+        rows.append((ids[0], ids[1]))
+    return rows
