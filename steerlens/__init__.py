@@ -64,7 +64,7 @@ _HOME = {
     "SteeringVector": "vector",
     "VectorFileError": "vector",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll] - made from the table above
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 from torch import Tensor
@@ -84,19 +85,31 @@ def audit(
     """
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, steer, max_new_tokens, chat)
-    seen: list[tuple[int, int, str, int, str, float, float]] = []
+    seen: list[_Edit] = []
     responses = decode(
         model, rows, edits, [None] * len(rows), max_new_tokens, 0.0, use_cache=use_cache, record=_recorder_into(seen)
     )
     texts = [token_strings(model, [*row, *response]) for row, response in zip(rows, responses, strict=True)]
-    edited = [EditedToken(row, index, texts[row][index], *rest) for row, index, *rest in seen if index < len(texts[row])]
+    edited = [EditedToken(*e[:2], texts[e.row][e.place], *e[2:]) for e in seen if e.place < len(texts[e.row])]
     return Audit(tuple(edited), tuple(map(tuple, texts)), tuple(map(len, rows)))
 
 
-def _recorder_into(seen: list[tuple[int, int, str, int, str, float, float]]) -> Recorder:
+class _Edit(NamedTuple):
+    """An edited token before its text is known."""
+
+    row: int
+    place: int
+    phase: str
+    layer: int
+    positions: str
+    edit_norm: float
+    relative: float
+
+
+def _recorder_into(seen: list[_Edit]) -> Recorder:
     def record(tracker: PassTracker, edit: Edit, before: Tensor, after: Tensor, mask: Tensor) -> None:
-        if edit.index is not None:
-            mask = mask & (edit.index.to(mask.device) >= 0)[:, None]
+        if edit.which is not None:
+            mask = mask & (edit.which.to(mask.device) >= 0)[:, None]
         change = (after.float() - before.float()).norm(dim=-1)
         size = before.float().norm(dim=-1)
         index = tracker.token_index()
@@ -104,6 +117,6 @@ def _recorder_into(seen: list[tuple[int, int, str, int, str, float, float]]) -> 
         for row, pos in mask.nonzero().tolist():
             norm, whole = float(change[row, pos]), float(size[row, pos])
             relative = norm / whole if whole > 0 else float("inf")
-            seen.append((row, int(index[row, pos]), tracker.phase, edit.layer, name, norm, relative))
+            seen.append(_Edit(row, int(index[row, pos]), tracker.phase, edit.layer, name, norm, relative))
 
     return record

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -136,3 +137,29 @@ def ask(judge: Judge, concept: str, prompt: str, response: str) -> tuple[Scores,
     if not isinstance(scores, Scores):
         return UNSCORED, f"the judge returned {type(scores).__name__}, not Scores"
     return scores, None if scores.overall is not None else "the judge left a rating out"
+
+
+class Checkable(Protocol):
+    """A question that knows its answer, such as Terrarium's."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    def check(self, response: str) -> bool: ...
+
+
+def accuracy(
+    model: Bridge,
+    sv: Steer | PerPrompt,
+    questions: Sequence[Checkable],
+    *,
+    max_new_tokens: int = 128,
+    chat: bool = True,
+    batch_size: int = 32,
+) -> float:
+    """Share of questions answered rightly by greedy decoding, 0 to 1: what a vector costs elsewhere."""
+    prompts = [question.prompt for question in questions]
+    settings = {"max_new_tokens": max_new_tokens, "chat": chat, "batch_size": batch_size}
+    responses = generate(model, prompts, sv, temperature=0.0, **settings)
+    right = [question.check(response) for question, response in zip(questions, responses, strict=True)]
+    return sum(right) / len(right)

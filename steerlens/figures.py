@@ -49,9 +49,9 @@ def plot_history(
             )
             figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
     for place, panel in enumerate(HISTORY_PANELS):
-        where = {"row": place // 2 + 1, "col": place % 2 + 1}
-        figure.update_xaxes(title_text="step", **where)
-        figure.update_yaxes(title_text=panel.unit, **where)
+        row, column = place // 2 + 1, place % 2 + 1
+        figure.update_xaxes(title_text="step", row=row, col=column)
+        figure.update_yaxes(title_text=panel.unit, row=row, col=column)
     figure.update_layout(
         title=title,
         template="plotly_white",

@@ -47,8 +47,8 @@ def encode_data(
         size, limit = len(prompt) + len(response), context_length(model)
         if size > limit:
             raise DataError(
-                f"row {number}: {size} tokens ({len(prompt)} of the prompt) exceed the context of {model_name(model)} ({limit}):"
-                " shorten it, or cut responses with TrainConfig(max_response_tokens=...)"
+                f"row {number}: {size} tokens ({len(prompt)} of the prompt) exceed the context of {model_name(model)} "
+                f"({limit}): shorten it, or cut responses with TrainConfig(max_response_tokens=...)"
             )
         if not response:
             raise DataError(f"row {number}: the response has no tokens")
@@ -65,7 +65,7 @@ def collate(model: Bridge, examples: Sequence[EncodedExample]) -> Batch:
 
 
 def response_logprobs(model: Bridge, batch: Batch, hooks: Hooks = ()) -> TokenLogprobs:
-    """log p of each response token, float32. Only positions that predict a response token are unembedded where possible."""
+    """log p of each response token, float32. What stands before the shortest prompt's last token is not unembedded."""
     first = int(batch.prompt_mask.sum(-1).min())  # the shortest prompt's last token predicts at position first - 1
     width = batch.tokens.shape[1]
     logits = forward(model, _padded(batch), hooks, keep=width - first + 1)[:, :-1]

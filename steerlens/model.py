@@ -316,9 +316,9 @@ def padding_without_mask(model: Bridge, tokens: Int[Tensor, "batch pos"]) -> Boo
     """
     real = torch.ones_like(tokens, dtype=torch.bool)
     tokenizer = model.tokenizer
-    pad_id = None if tokenizer is None else tokenizer.pad_token_id
-    if pad_id is None:
+    if tokenizer is None or tokenizer.pad_token_id is None:
         return real
+    pad_id = tokenizer.pad_token_id
     is_pad = tokens == pad_id
     leading = is_pad.long().cumprod(-1).sum(-1)
     trailing = is_pad.flip(-1).long().cumprod(-1).sum(-1)

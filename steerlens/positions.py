@@ -56,7 +56,7 @@ def parse_positions(spec: str) -> PositionSpec:
         if side in counts:
             raise ValueError(f"positions {spec!r}: the {side} is given twice")
         counts[side] = count
-    return PositionSpec(**counts)
+    return PositionSpec(counts.get("prefix", 0), counts.get("suffix", 0))
 
 
 def canonical_positions(positions: str | PositionFunction) -> str | PositionFunction:

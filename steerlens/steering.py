@@ -26,7 +26,7 @@ class Edit(NamedTuple):
     form: str
     directions: Float[Tensor, "vector d_model"]
     factors: Float[Tensor, " vector"]
-    index: Int[Tensor, " batch"] | None
+    which: Int[Tensor, " batch"] | None
     """Which vector each row gets, -1 for none; None = all rows get the only one."""
 
     def apply(
@@ -34,8 +34,8 @@ class Edit(NamedTuple):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The edited residual stream."""
         directions, factors = self.directions.to(hidden.device), self.factors.to(hidden.device)
-        if self.index is not None:
-            index = self.index.to(hidden.device)
+        if self.which is not None:
+            index = self.which.to(hidden.device)
             mask = mask & (index >= 0)[:, None]
             directions, factors = directions[index.clamp(min=0)], factors[index.clamp(min=0)]
         return edit_tokens(hidden, mask.to(hidden.device), directions, factors, self.form)
