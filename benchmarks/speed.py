@@ -124,7 +124,9 @@ def plain_generation(model: Gemma2ForCausalLM, examples: list[EncodedExample], v
 
     def generate() -> object:
         handle = model.model.layers[LAYER].register_forward_hook(plain_hook(lambda: vector))
-        out = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False)
+        out = model.generate(  # pyright: ignore[reportAttributeAccessIssue] - transformers adds it late
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False
+        )
         handle.remove()
         return out[:, PROMPT:].tolist()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -83,7 +83,7 @@ class Evaluation:
 def evaluate(
     model: Bridge,
     sv: Steer | PerPrompt,
-    concept: str,
+    concept: str | Sequence[str],
     prompts: Sequence[Prompt],
     judge: Judge,
     *,
@@ -94,16 +94,19 @@ def evaluate(
     batch_size: int = 16,
     progress: bool = False,
 ) -> Evaluation:
-    """Generate a steered response to each prompt and have it judged for one concept (Bao et al. 2026, Sec. 5).
+    """Generate a steered response to each prompt and have it judged for a concept (Bao et al. 2026, Sec. 5).
 
     Args:
         sv: what steers: a vector, several together, or None for the plain model.
-        concept: what the judge looks for.
+        concept: what the judge looks for, in all responses or one concept per prompt.
         judge: anything with `score(concept, prompt, response) -> Scores`. Where it raises, the row is unscored and keeps
             the reason; only an interrupt stops the evaluation.
         max_new_tokens, temperature, seed, chat, batch_size, progress: as `generate`.
     """
     batch = as_prompts(prompts)
+    concepts = [concept] * len(batch) if isinstance(concept, str) else list(concept)
+    if len(concepts) != len(batch):
+        raise ValueError(f"{len(concepts)} concepts for {len(batch)} prompts: give one, or one per prompt")
     responses = generate(
         model,
         batch,
@@ -116,12 +119,13 @@ def evaluate(
         progress=progress,
     )
     rows = []
-    for prompt, response, own in zip(batch, responses, row_seeds(seed, len(batch)), strict=True):
+    seeds = row_seeds(seed, len(batch))
+    for about, prompt, response, own in zip(concepts, batch, responses, seeds, strict=True):
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        scores, error = ask(judge, concept, text, response)
+        scores, error = ask(judge, about, text, response)
         ratings = {f"{name}_score": getattr(scores, name) for name in RATINGS}
         rows.append(
-            {"concept": concept, "prompt": text, "response": response, "seed": own}
+            {"concept": about, "prompt": text, "response": response, "seed": own}
             | ratings
             | {"overall": scores.overall, "error": error}
         )
@@ -139,6 +143,7 @@ def ask(judge: Judge, concept: str, prompt: str, response: str) -> tuple[Scores,
     return scores, None if scores.overall is not None else "the judge left a rating out"
 
 
+@runtime_checkable
 class Checkable(Protocol):
     """A question that knows its answer, such as Terrarium's."""
 

@@ -232,8 +232,10 @@ class PassInput(NamedTuple):
 
 
 @contextmanager
-def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callable[[], None]) -> Iterator[None]:
+def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callable[[Any], None]) -> Iterator[None]:
     """Call `begin` before and `end` after every forward pass, also those of `model.generate`, also after an exception.
+
+    `end` is given the KV cache that the pass returned, or None.
 
     Raises (inside the pass):
         ValueError: the attention mask has a form from which padding cannot be read.
@@ -242,8 +244,8 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
     def before(_module: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
         begin(_read_pass(args, kwargs))
 
-    def after(_module: Any, _args: tuple, _output: Any) -> None:
-        end()
+    def after(_module: Any, _args: tuple, output: Any) -> None:
+        end(getattr(output, "past_key_values", None))
 
     inner = model.original_model
     handles = [inner.register_forward_pre_hook(before, with_kwargs=True)]

@@ -64,9 +64,11 @@ class PassTracker:
         self.phase = "decode" if bool((first_new >= self._lengths).all()) else "prefill"
         self.current = given
 
-    def end(self) -> None:
-        """The pass is over, however it ended."""
+    def end(self, cache: Any) -> None:
+        """The pass is over, however it ended; the cache it returned is the one that may be continued."""
         self.current = None
+        if cache is not None:
+            self._cache = weakref.ref(cache)
 
     def edited(self, positions: str | PositionFunction) -> Bool[Tensor, "batch length"] | None:
         """Mask of the pass's tokens that these positions edit; None = certainly none of them.

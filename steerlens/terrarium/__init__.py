@@ -15,6 +15,9 @@ from random import Random
 
 from steerlens.data import Example, SteeringData
 
+from .chosen import LAYER as LAYER
+from .chosen import TEMPERATURE as TEMPERATURE
+from .chosen import settings as settings
 from .closed import CLOSED
 from .concepts import STEERING_PROMPT, all_concepts, get_concept
 from .concepts import forbid_request as _forbid_request
@@ -24,11 +27,14 @@ from .open_ended import OPEN
 from .questions import Question as Question
 
 __all__ = [
+    "LAYER",
+    "TEMPERATURE",
     "Judge",
     "Question",
     "concepts",
     "data",
     "path",
+    "settings",
     "steering_prompt",
     "suppressing_prompts",
     "test_prompts",

@@ -1,0 +1,127 @@
+"""Means, intervals and unscored rows, against tables worked out by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+import steerlens
+from steerlens.evaluation import Evaluation, accuracy, evaluate
+from steerlens.judging import Scores, ScriptedJudge
+
+
+def frame(rows: list[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
+    built = []
+    for concept, *ratings in rows:
+        scores = Scores(*ratings)
+        built.append(
+            {"concept": concept, "prompt": "p", "response": "r", "seed": 0, "error": None, "overall": scores.overall}
+            | dict(zip(("concept_score", "instruct_score", "fluency_score"), ratings, strict=True))
+        )
+    return pd.DataFrame(built).astype(dict.fromkeys(("concept_score", "instruct_score", "fluency_score", "overall"), float))
+
+
+HAND = [
+    ("sea", 2, 2, 2),  # overall 2
+    ("sea", 1, 2, 2),  # 3 / (1 + 1/2 + 1/2) = 1.5
+    ("sea", 0, 2, 2),  # 0
+    ("sea", None, 2, 2),  # unscored
+    ("war", 1, 1, 1),  # 1
+]
+
+
+def test_means_are_over_scored_rows_then_over_concepts():
+    evaluation = Evaluation(frame(HAND))
+    assert evaluation.overall == pytest.approx(((2 + 1.5 + 0) / 3 + 1) / 2)
+    assert evaluation.mean("concept_score") == pytest.approx(((2 + 1 + 0) / 3 + 1) / 2)
+    assert evaluation.unscored == 1
+    table = evaluation.by_concept()
+    assert table.loc["sea", "overall"] == pytest.approx(3.5 / 3)
+    spread = math.sqrt(((2 - 3.5 / 3) ** 2 + (1.5 - 3.5 / 3) ** 2 + (3.5 / 3) ** 2) / 2)
+    assert table.loc["sea", "overall_error"] == pytest.approx(spread / math.sqrt(3))
+    assert table["n"].tolist() == [4, 1]
+    assert table["unscored"].tolist() == [1, 0]
+
+
+def test_nothing_scored_is_none_not_zero():
+    evaluation = Evaluation(frame([("sea", None, 2, 2), ("sea", None, None, None)]))
+    assert evaluation.overall is None
+    assert evaluation.interval() is None
+    assert evaluation.unscored == 2
+    assert "none of 2" in evaluation.summary()
+
+
+def test_interval_is_over_concepts_when_there_are_several():
+    """Within-concept spread alone must not widen it: two concepts of equal means give an interval without width."""
+    rows = [("a", 2, 2, 2), ("a", 0, 2, 2), ("b", 2, 2, 2), ("b", 0, 2, 2)]
+    assert Evaluation(frame(rows)).interval() == (1.0, 1.0)
+    low, high = Evaluation(frame(rows[:2])).interval() or (None, None)
+    assert (low, high) == (0.0, 2.0)
+
+
+def test_interval_covers_about_as_often_as_it_says():
+    """400 samples of 30 coin flips with mean 1: the 95 % interval holds the mean in about 93 to 96 of 100."""
+    import numpy as np
+
+    draws = np.random.default_rng(1).integers(0, 2, size=(400, 30)) * 2
+    hits = 0
+    for row in draws:
+        low, high = Evaluation(frame([("a", int(value), 2, 2) for value in row])).interval("concept_score") or (9, 9)
+        hits += low <= 1 <= high
+    assert 0.90 <= hits / len(draws) <= 0.98
+
+
+def test_evaluate_asks_the_judge_for_each_response_and_survives_its_failures(model):
+    prompts = ["one", "two", "three", "four"]
+    judge = ScriptedJudge([Scores(2, 2, 2), RuntimeError("no reply"), Scores(1, 1, None), Scores(0, 2, 2)])
+    evaluation = evaluate(model, None, "fish", prompts, judge, max_new_tokens=4, seed=5)
+    assert [call[:2] for call in judge.calls] == [("fish", prompt) for prompt in prompts]
+    assert [call[2] for call in judge.calls] == evaluation.frame["response"].tolist()
+    assert evaluation.frame["response"].tolist() == steerlens.generate(model, prompts, max_new_tokens=4, seed=5)
+    assert evaluation.unscored == 2
+    assert evaluation.overall == pytest.approx((2 + 0) / 2)
+    errors = evaluation.frame["error"].tolist()
+    assert errors[1] == "RuntimeError: no reply"
+    assert errors[2] == "the judge left a rating out"
+    assert pd.isna(errors[0])
+
+
+def test_a_judge_that_returns_something_else_is_unscored(model):
+    judge = ScriptedJudge(lambda concept, prompt, response: 2.0)  # pyright: ignore[reportArgumentType] - the point
+    with pytest.raises(Exception, match="type"):  # the checked call names it in tests
+        judge.score("a", "b", "c")
+
+    class Wrong:
+        def score(self, concept: str, prompt: str, response: str):
+            return 2.0
+
+    evaluation = evaluate(model, None, "fish", ["one"], Wrong(), max_new_tokens=2)  # pyright: ignore[reportArgumentType]
+    assert evaluation.unscored == 1
+
+
+def test_an_interrupt_is_not_swallowed(model):
+    def interrupted(concept: str, prompt: str, response: str) -> Scores:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, None, "fish", ["one"], ScriptedJudge(interrupted), max_new_tokens=2)
+
+
+def test_one_row_can_be_redone_alone(model, make_vector):
+    prompts, sv = ["one", "two", "three"], make_vector()
+    judge = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, 2))
+    row = evaluate(model, sv, "fish", prompts, judge, max_new_tokens=6, seed=3).frame.iloc[2]
+    again = steerlens.generate(model, row["prompt"], sv, max_new_tokens=6, seed=[int(row["seed"])])
+    assert again == [row["response"]]
+
+
+def test_accuracy_counts_right_answers(model):
+    class Asked:
+        def __init__(self, prompt: str, right: bool) -> None:
+            self.prompt, self.right = prompt, right
+
+        def check(self, response: str) -> bool:
+            return self.right
+
+    questions = [Asked("a", True), Asked("b", False), Asked("c", True), Asked("d", True)]
+    assert accuracy(model, None, questions, max_new_tokens=2) == 0.75
