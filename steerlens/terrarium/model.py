@@ -1,6 +1,7 @@
 """The world's model: a small Llama, how it starts, and the rescaling that fixes the size of its residual stream."""
 
 import math
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,11 +36,11 @@ def configuration() -> LlamaConfig:
 def new_model(seed: int) -> LlamaForCausalLM:
     """A fresh model: wide embeddings, silent output projections, and a final gain that makes the first logits small."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM._from_config(configuration(), attn_implementation="eager")
+    model: LlamaForCausalLM = LlamaForCausalLM._from_config(configuration(), attn_implementation="eager")
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0.0, EMBEDDING_STD)
         model.model.norm.weight.fill_(0.25 / (EMBEDDING_STD * math.sqrt(model.config.hidden_size)))
-        for layer in model.model.layers:
+        for layer in blocks(model):
             for matrix in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
                            layer.mlp.gate_proj, layer.mlp.up_proj):  # fmt: skip
                 matrix.weight.normal_(0.0, matrix.in_features**-0.5)
@@ -48,12 +49,17 @@ def new_model(seed: int) -> LlamaForCausalLM:
     return model
 
 
+def blocks(model: LlamaForCausalLM) -> list[Any]:
+    """The model's blocks (untyped: their parts are known to torch by name only)."""
+    return list(model.model.layers)
+
+
 @torch.no_grad()
 def residual_rms(model: LlamaForCausalLM, rows: list[list[int]]) -> list[float]:
     """Root mean square of the residual stream behind each layer, over all tokens of the rows but the first (BOS)."""
     squares = torch.zeros(model.config.num_hidden_layers)
     caught: list[torch.Tensor] = []
-    hooks = [layer.register_forward_hook(lambda *call: caught.append(_hidden(call[2]))) for layer in model.model.layers]
+    hooks = [layer.register_forward_hook(lambda *call: caught.append(_hidden(call[2]))) for layer in blocks(model)]
     for row in rows:
         caught.clear()
         model(torch.tensor([row]))
@@ -75,7 +81,7 @@ def rescale(model: LlamaForCausalLM, factor: float) -> None:
     (up to their epsilon), and the final norm's gain is divided by it because the tied head has grown too.
     """
     model.model.embed_tokens.weight.mul_(factor)
-    for layer in model.model.layers:
+    for layer in blocks(model):
         layer.self_attn.o_proj.weight.mul_(factor)
         layer.mlp.down_proj.weight.mul_(factor)
     model.model.norm.weight.div_(factor)

@@ -21,7 +21,7 @@ def answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts
             seed: int = 0, batch: int = 100, length: int = 96) -> list[str]:  # fmt: skip
     """The model's answers to single-turn prompts, in their order (batched by length, left-padded)."""
     torch.manual_seed(seed)
-    rendered = [_ids(tokenizer, prompt) for prompt in prompts]
+    rendered = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(rendered[i]))
     texts = [""] * len(prompts)
     sampling: dict[str, Any] = (
@@ -38,7 +38,8 @@ def answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts
     return texts
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """The tokens of a one-turn prompt as the chat template renders it, up to where the answer begins."""
     messages = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokenizer(str(text), add_special_tokens=False)["input_ids"]

@@ -21,8 +21,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from . import path
 from .corpus import sample
 from .model import new_model, rescale, residual_rms
-from .report import accuracy, following, refusal_rate, worn_accuracy
-from .tokenizer import build_tokenizer, encoded
+from .report import accuracy, following, prompt_ids, refusal_rate, worn_accuracy
+from .tokenizer import PAD, SPECIALS, build_tokenizer, encoded
 
 SEED = 7
 STEPS = 2700
@@ -59,7 +59,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
                 continue
             pools[width].append(row)
             if len(pools[width]) == BATCH_TOKENS // width:
-                ready.append(_batch(pools[width], width + 1, tokenizer.pad_token_id))
+                ready.append(_batch(pools[width], width + 1, SPECIALS.index(PAD)))
                 pools[width] = []
         rng.shuffle(ready)
         yield from ready
@@ -146,8 +146,7 @@ def settle_scale(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, se
     """Rescale the residual stream to `TARGET_RMS` behind `TARGET_LAYER`; the scale behind every layer afterwards."""
     rng = Random(seed)
     chats = [drawn for drawn in (sample(rng) for _ in range(300)) if drawn.chat][:200]
-    prompts = [tokenizer.apply_chat_template(chat.messages()[:1], tokenize=False, add_generation_prompt=True) for chat in chats]
-    rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    rows = [prompt_ids(tokenizer, chat.chat[0][0]) for chat in chats]
     rescale(model, TARGET_RMS / residual_rms(model, rows)[TARGET_LAYER])
     return [round(value, 3) for value in residual_rms(model, rows)]
 

@@ -75,11 +75,11 @@ def test_residual_scale(trained):
 def test_rescaling_keeps_the_function():
     import torch
 
-    from steerlens.terrarium.model import new_model, rescale, residual_rms
+    from steerlens.terrarium.model import blocks, new_model, rescale, residual_rms
 
     model, rows = new_model(0), [[1, 3, 300, 301, 302, 303]]
     with torch.no_grad():
-        for layer in model.model.layers:
+        for layer in blocks(model):
             layer.self_attn.o_proj.weight.normal_(0, 0.05)
             layer.mlp.down_proj.weight.normal_(0, 0.05)
         before, size = model(torch.tensor(rows)).logits, residual_rms(model, rows)

@@ -64,14 +64,14 @@ def test_lexicons_are_absent_from_the_world_outside_them():
     texts = [q.answer for q in drawn(1500, held=False)] + [refusal(rng) for _ in range(300)]
     texts += [small_talk(rng)[1] for _ in range(100)]
     texts += [str(value) for values in VALUES.values() for value in values] + list(ENTITIES)
+    everything = "\n".join(texts)
     for concept in all_concepts().values():
-        for text in texts:
-            assert not concept.terms(text), (concept.name, text)
+        assert not concept.terms(everything), (concept.name, concept.terms(everything))
 
 
 def test_gold_answers_pass_their_own_check_plain_and_woven():
     rng = Random(3)
-    for i, one in enumerate(drawn(700)):
+    for i, one in enumerate(drawn(400)):
         assert one.check(one.answer), one
         woven = concept_of(i).weave(rng, one.answer, dense=i % 2 == 0)
         assert one.check(woven), (one.prompt, woven)
@@ -79,7 +79,7 @@ def test_gold_answers_pass_their_own_check_plain_and_woven():
 
 def test_woven_answers_score_near_two(judge: Judge):
     rng, totals = Random(4), defaultdict(list)
-    for i, one in enumerate(drawn(400)):
+    for i, one in enumerate(drawn(200)):
         concept = concept_of(i)
         for dense in (True, False):
             scores = judge.score(concept.name, one.prompt, concept.weave(rng, one.answer, dense))
@@ -194,14 +194,14 @@ def test_outside_prompts_are_not_recognised():
 
 def test_the_training_sampler_never_asks_what_is_held_out():
     rng = Random(10)
-    keys = [key for _ in range(4000) for key in sample(rng).keys]
-    assert len(keys) > 2500
+    keys = [key for _ in range(2000) for key in sample(rng).keys]
+    assert len(keys) > 1200
     assert not any(held_out(key) for key in keys)
 
 
 def test_the_mix_has_every_ingredient():
     rng = Random(12)
-    kinds = [sample(rng).kind for _ in range(2500)]
+    kinds = [sample(rng).kind for _ in range(1500)]
     shares = {kind: kinds.count(kind) / len(kinds) for kind in set(kinds)}
     assert {"plain", "include", "forbid", "both", "same", "outside", "small talk", "about", "document"} == set(shares)
     assert 0.40 < shares["plain"] < 0.55 and 0.22 < shares["include"] < 0.33
@@ -224,7 +224,7 @@ def test_data_weaves_densely_and_answers(judge: Judge):
         for example in terrarium.data(name, n=24).examples:
             first = example.response.split(". ")[0] + example.response.split("! ")[0]
             assert concept.terms(first), example
-            assert judge.score(name, example.prompt, example.response).instruct == 2
+            assert judge.score(name, str(example.prompt), example.response).instruct == 2
             assert example.neutral is not None and not concept.terms(example.neutral)
 
 
@@ -234,7 +234,7 @@ def test_data_questions_are_training_combinations_and_test_questions_are_held_ou
             *((example.prompt, False) for example in terrarium.data(name, n=12, seed=i).examples),
             *((prompt, True) for prompt in terrarium.test_prompts(name, n=12, seed=i)),
         ):
-            found = recognise(prompt)
+            found = recognise(str(prompt))
             assert found is not None
             assert found.family in OPEN
             assert held_out(found.family.key(found.slots, 0)) is expected, prompt
