@@ -138,7 +138,7 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
 def _rows_of(table: Any) -> list[Example]:
     """Rows of an AxBench table, named in errors by their index in the whole file."""
     rows = zip(table.index, table["input"], table["output"], strict=True)
-    return [_check(Example(prompt, output), number) for number, prompt, output in rows]
+    return [_check({"prompt": prompt, "response": output}, number) for number, prompt, output in rows]
 
 
 def _read_rows(source: Any) -> list[Any]:
@@ -184,21 +184,23 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 def _check(row: Any, number: int) -> Example:
     """Turn a row into an Example, or say what is wrong with it."""
-    example = row if isinstance(row, Example) else _from_mapping(row, number)
-    if not isinstance(example.prompt, str):
-        _check_messages(example.prompt, number)
-    elif not example.prompt.strip():
+    is_example = isinstance(row, Example)
+    prompt, response, neutral = (row.prompt, row.response, row.neutral) if is_example else _from_mapping(row, number)
+    if not isinstance(prompt, str):
+        _check_messages(prompt, number)
+    elif not prompt.strip():
         raise DataError(f"row {number}: the prompt is empty")
-    if not isinstance(example.response, str):
-        raise DataError(f"row {number}: the response is {_describe(example.response)}, not text")
-    if not example.response.strip():
+    if not isinstance(response, str):
+        raise DataError(f"row {number}: the response is {_describe(response)}, not text")
+    if not response.strip():
         raise DataError(f"row {number}: the response is empty")
-    if example.neutral is not None and (not isinstance(example.neutral, str) or not example.neutral.strip()):
-        raise DataError(f"row {number}: the neutral response is {_describe(example.neutral)}; leave it out or fill it")
-    return example
+    if neutral is not None and (not isinstance(neutral, str) or not neutral.strip()):
+        raise DataError(f"row {number}: the neutral response is {_describe(neutral)}; leave it out or fill it")
+    return row if is_example else Example(prompt, response, neutral)
 
 
-def _from_mapping(row: Any, number: int) -> Example:
+def _from_mapping(row: Any, number: int) -> tuple[Any, Any, Any]:
+    """Prompt, response and neutral response of a row, unchecked."""
     if not isinstance(row, Mapping):
         raise DataError(f"row {number}: expected a dict or an Example, got {_describe(row)}")
     if "concept_id" in row and int(row["concept_id"]) < 0:
@@ -206,11 +208,11 @@ def _from_mapping(row: Any, number: int) -> Example:
     for prompt, response, neutral in _COLUMNS:
         if prompt in row and response in row:
             other = row.get(neutral) if neutral else None
-            return Example(_text(row[prompt], number, "prompt"), row[response], None if _is_nan(other) else other)
+            return _present(row[prompt], number, "prompt"), row[response], None if _is_nan(other) else other
     raise DataError(f"row {number}: columns {sorted(map(str, row))} hold no prompt and response; known: {_KNOWN}")
 
 
-def _text(value: Any, number: int, name: str) -> Prompt:
+def _present(value: Any, number: int, name: str) -> Any:
     if value is None or _is_nan(value):
         raise DataError(f"row {number}: the {name} is missing ({_describe(value)})")
     return value

@@ -94,7 +94,7 @@ def train(
 
 def train_many(
     model: Bridge,
-    datasets: Mapping[str, Any],
+    datasets: Mapping[Any, Any],
     *,
     layer: int,
     positions: str | PositionFunction = "p2+s2",
