@@ -22,7 +22,7 @@ from .scaling import TrainConfig
 from .steering import check_fits
 from .vector import SteeringVector
 
-Factor = str | float | Sequence[float]
+Factor = str | int | float | Sequence[int | float]
 """How the factor is got: "joint" (trained), a number (fixed), or numbers from which each step draws one."""
 
 
