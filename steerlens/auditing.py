@@ -117,6 +117,7 @@ def _recorder_into(seen: list[_Edit]) -> Recorder:
         for row, pos in mask.nonzero().tolist():
             norm, whole = float(change[row, pos]), float(size[row, pos])
             relative = norm / whole if whole > 0 else float("inf")
-            seen.append(_Edit(row, int(index[row, pos]), tracker.phase, edit.layer, name, norm, relative))
+            place = int(index[row, pos])
+            seen.append(_Edit(row, place, tracker.token_phase(row, place), edit.layer, name, norm, relative))
 
     return record

@@ -88,6 +88,11 @@ class PassTracker:
             self._masks[positions] = position_mask(positions, prompt, tokens)[:, given.past :]
         return self._masks[positions]
 
+    def token_phase(self, row: int, index: int) -> str:
+        """Whether a token of a row's sequence is prompt ("prefill") or response ("decode"), with a cache or without."""
+        assert self._lengths is not None
+        return "prefill" if index < int(self._lengths[row]) else "decode"
+
     def token_index(self) -> Int[Tensor, "batch length"]:
         """Index of each token of the current pass in its row's sequence, padding not counted (-1 at padding)."""
         assert self.current is not None and self.current.token_mask is not None
