@@ -83,7 +83,7 @@ def scores(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _score_row(method: str, concept: str, judged: Evaluation, right: float) -> dict[str, object]:
+def _score_row(method: str, concept: str, judged: Evaluation, right: float) -> Mapping[str, object]:
     means = {name: judged.mean(f"{name}_score") for name in ("concept", "instruct", "fluency")}
     names = {"concept": "concept 0-2", "instruct": "instruct 0-2", "fluency": "fluency 0-2"}
     scored = {names[name]: value for name, value in means.items()}

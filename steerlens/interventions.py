@@ -1,6 +1,6 @@
 """The function Phi(h) that edits a residual stream (Bao et al. 2026, Sec. 2 and App.). Pure tensors, no model.
 
-Both forms take the hidden states of the edited tokens and one direction and factor per token's row, all float32.
+The forms take the hidden states of the edited tokens and one direction and factor per token's row, all float32.
 Symbols of the paper: v = direction, alpha = factor, u = v / ||v||.
 """
 
@@ -34,7 +34,20 @@ def clamp(
     return hidden + factor[..., None] * direction - along * unit
 
 
-FORMS: dict[str, Intervention] = {"add": add, "clamp": clamp}
+def null(
+    hidden: Float[Tensor, "*batch d_model"],
+    direction: Float[Tensor, "*#batch d_model"],
+    factor: Float[Tensor, "*#batch"],
+) -> Float[Tensor, "*batch d_model"]:
+    """Null: `h - relu(h.u) u`: what h has along u is taken away (RePS, Wu et al. 2025). The factor plays no part."""
+    unit = direction / direction.norm(dim=-1, keepdim=True)
+    along = (hidden * unit).sum(-1, keepdim=True)
+    return hidden - along.relu() * unit
+
+
+FORMS: dict[str, Intervention] = {"add": add, "clamp": clamp, "null": null}
+DIRECTED = frozenset({"clamp", "null"})
+"""Forms that divide by the direction's norm, so that a direction of zero has no meaning."""
 
 
 def intervention(form: str) -> Intervention:

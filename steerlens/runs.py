@@ -14,9 +14,9 @@ from torch import Tensor
 from . import scaling
 from .data import SteeringData
 from .interventions import intervention
-from .likelihood import EncodedExample, encode_data
-from .model import Bridge, check_layer, d_model, device, hook_name, identity, model_name
-from .objectives import Objective, objective_function, objective_name
+from .likelihood import EncodedExample, encode_data, with_reference
+from .model import Bridge, check_layer, d_model, device, frozen, hook_name, identity, model_name
+from .objectives import REFERENCE, Objective, needs, objective_function, objective_name
 from .positions import PositionFunction, canonical_positions
 from .scaling import TrainConfig
 from .steering import check_fits
@@ -134,6 +134,7 @@ def prepare(
     intervention(form)
     positions = canonical_positions(positions)
     function = objective_function(objective)
+    needed = needs(function)
     factors = _read_factors(factor)
     if init is not None:
         check_fits(model, init)
@@ -154,7 +155,10 @@ def prepare(
     }
     runs = {}
     for name, data in datasets.items():
-        examples = encode_data(model, data, config.max_response_tokens, config.append_eos)
+        examples = encode_data(model, data, config.max_response_tokens, config.append_eos, neutral=bool(needed))
+        if REFERENCE in needed:
+            with frozen(model):
+                examples = with_reference(model, examples, config.batch_size)
         provenance = common | {"data_hash": data.hash, "n_examples": len(data)}
         direction, start = _initial(shared, init, d_model(model), seed)
         direction = direction.to(device(model)).requires_grad_()

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from . import scaling
 from .data import as_data
 from .interventions import edit_tokens
-from .likelihood import EncodedExample, collate, encode_data, response_logprobs
-from .model import Bridge, frozen, hook_name
-from .objectives import Logprobs, Objective, objective_function, row_losses
+from .likelihood import Batch, EncodedExample, encode_data, objective_logprobs, with_reference
+from .model import Bridge, Hooks, frozen, hook_name
+from .objectives import REFERENCE, Objective, needs, objective_function, row_losses
 from .positions import PositionFunction, position_mask
 from .runs import Factor, Run, generator_for, prepare
 from .scaling import TrainConfig
@@ -66,7 +66,8 @@ def train(
         data: `SteeringData`, or anything it can be built from.
         layer: 0-based block whose output is edited.
         positions: the tokens that are edited; "p2+s2" is PrOSV's choice, "all" the full-sequence vector (FSSV).
-        objective: "lang", or a function of `Logprobs`.
+        objective: "lang", "simpo" (the scaled form), "reps", "dpo", "simpo_margin" (plain SimPO), or a function of `Logprobs`.
+            All but "lang" compare with neutral responses, which the data must have.
         form: "add" or "clamp".
         factor: "joint" trains it (Algorithm 1); a number fixes it; a sequence is drawn from at each step (Algorithm 2), and
             the vector is returned with the sequence's mean as its factor.
@@ -129,16 +130,23 @@ def loss(
     function = objective_function(objective)
     if sv is not None:
         check_fits(model, sv)
-    encoded = encode_data(model, as_data(data))
+    needed = needs(function)
+    encoded = encode_data(model, as_data(data), neutral=bool(needed))
+
+    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
+        hooks = []
+        for edit in edits_for_all([] if sv is None else [sv if form is None else sv.replace(form=form)]):
+            mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
+            hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
+        return hooks
+
     total = weight = 0.0
     with torch.no_grad(), frozen(model):
+        if REFERENCE in needed:
+            encoded = with_reference(model, encoded, batch_size)
         for start in range(0, len(encoded), batch_size):
-            batch = collate(model, encoded[start : start + batch_size])
-            hooks = []
-            for edit in edits_for_all([] if sv is None else [sv]):
-                mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
-                hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
-            rows = row_losses(function, Logprobs(response_logprobs(model, batch, hooks)))
+            part = encoded[start : start + batch_size]
+            rows = row_losses(function, objective_logprobs(model, part, needed, hooks_for))
             total += float(rows.loss.double().sum())
             weight += float(rows.weight.double().sum())
     return total / weight
@@ -213,20 +221,24 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
 
 
 def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:
-    """One forward and backward pass over rows of (run index, example); summed losses and weights of each run."""
+    """A forward and backward pass over rows of (run index, example); summed losses and weights of each run."""
     shared = runs[0].shared
-    batch = collate(model, [example for _, example in rows])
-    index = torch.tensor([number for number, _ in rows], device=batch.tokens.device)
-    mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
-    directions = torch.stack([run.direction for run in runs])[index]
-    factors = torch.stack([run.factor for run in runs])[index]
+    index = torch.tensor([number for number, _ in rows], device=runs[0].direction.device)
+    directions, factors = torch.stack([run.direction for run in runs]), torch.stack([run.factor for run in runs])
 
-    def edit(hidden: Tensor, hook: Any) -> Tensor:
-        here = hidden.device
-        return edit_tokens(hidden, mask.to(here), directions.to(here), factors.to(here), shared.form)
+    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
+        mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
+        v, alpha = directions[index[place]], factors[index[place]]
 
-    logprobs = response_logprobs(model, batch, [(hook_name(shared.layer), edit)])
-    losses = row_losses(shared.objective, Logprobs(logprobs))
+        def edit(hidden: Tensor, hook: Any) -> Tensor:
+            here = hidden.device
+            return edit_tokens(hidden, mask.to(here), v.to(here), alpha.to(here), form or shared.form)
+
+        return [(hook_name(shared.layer), edit)]
+
+    needed = needs(shared.objective)
+    logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for)
+    losses = row_losses(shared.objective, logprobs)
     losses.loss.sum().backward()
     return _sum_by_run(torch.stack([losses.loss, losses.weight]).detach(), index, len(runs))
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .interventions import intervention
+from .interventions import DIRECTED, intervention
 from .positions import canonical_positions
 
 SCHEMA = 1
@@ -73,8 +73,8 @@ class SteeringVector:
         if isinstance(self.layer, bool) or int(self.layer) != self.layer or self.layer < 0:
             raise ValueError(f"the layer is {self.layer!r}; it must be a block's index, counted from 0")
         intervention(self.form)
-        if self.form == "clamp" and not direction.any():
-            raise ValueError("a clamp needs a direction that is not zero")
+        if self.form in DIRECTED and not direction.any():
+            raise ValueError(f"the form {self.form!r} needs a direction that is not zero")
         store = object.__setattr__
         store(self, "direction", direction)
         store(self, "factor", float(self.factor))
