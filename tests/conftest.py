@@ -5,9 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, WIDTH, Bench, make_bench
+from tiny import ARCHITECTURES, MARKS, WIDTH, Bench, make_bench
 
-PROMPTS = ("Why is the sky blue?", "Name a town.", "Tell me, please, in a few words, what cats eat on Sundays.", "Hi", "x + y = ?")
+PROMPTS = (
+    "Why is the sky blue?",
+    "Name a town.",
+    "Tell me, please, in a few words, what cats eat on Sundays.",
+    "Hi",
+    "x + y = ?",
+)
 RESPONSES = ("It is the air, the air!", "Rome", "Fish; and then some more fish.", "Good day to you.", "Seven or so")
 
 
@@ -63,9 +69,10 @@ def data() -> Any:
 def rows_of(model: Any, data: Any) -> list[tuple[list[int], list[int]]]:
     """Token ids of data, as the oracle takes them; the template is written out here."""
     tokenizer = model.tokenizer
+    start = MARKS[model.cfg.model_name.removeprefix("tiny-")][0] or ""
     rows = []
     for example in data:
-        text = f"<bos><start_of_turn>user\n{example.prompt}<end_of_turn>\n<start_of_turn>model\n"
+        text = f"{start}<start_of_turn>user\n{example.prompt}<end_of_turn>\n<start_of_turn>model\n"
         ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, example.response)]
         rows.append((ids[0], ids[1]))
     return rows

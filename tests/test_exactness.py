@@ -66,16 +66,12 @@ def test_training_with_a_clamp_agrees_with_the_oracle(bench: Bench, data: Any, m
     check_training(bench, data, make_vector(factor=0.5, form="clamp"), SHORT)
 
 
-def test_training_with_a_fixed_factor_agrees_with_the_oracle(
-    bench: Bench, data: Any, make_vector: Callable[..., Any]
-) -> None:
+def test_training_with_a_fixed_factor_agrees_with_the_oracle(bench: Bench, data: Any, make_vector: Callable[..., Any]) -> None:
     check_training(bench, data, make_vector(factor=1.5, positions="prompt"), SHORT, factor=1.5)
 
 
 def test_accumulation_is_one_large_batch(bench: Bench, data: Any, make_vector: Callable[..., Any]) -> None:
-    parts = TrainConfig(
-        epochs=10, batch_size=2, accumulate=2, factor_lr=0.2, direction_lr=0.02, shuffle=False, grad_clip=0.05
-    )
+    parts = TrainConfig(epochs=10, batch_size=2, accumulate=2, factor_lr=0.2, direction_lr=0.02, shuffle=False, grad_clip=0.05)
     check_training(bench, data, make_vector(factor=0.5), parts)  # the oracle takes 4 rows, then the 1 that is left
 
 
@@ -90,5 +86,6 @@ def test_many_vectors_in_one_pass_are_each_as_alone(gemma: Bench, data: Any, fac
         alone = steerlens.train(gemma.model, part, **settings)
         assert together[name].factor == pytest.approx(alone.factor, rel=1e-4)
         assert distance(together[name].direction, alone.direction) < 1e-4
-        assert together[name].history is not None and alone.history is not None
-        assert together[name].history["loss"].to_numpy() == pytest.approx(alone.history["loss"].to_numpy(), rel=1e-4)
+        shared, own = together[name].history, alone.history
+        assert shared is not None and own is not None
+        assert shared["loss"].to_numpy() == pytest.approx(own["loss"].to_numpy(), rel=1e-4)

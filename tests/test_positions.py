@@ -11,7 +11,7 @@ from steerlens.positions import canonical_positions, edits_response, parse_posit
 
 
 def mask(text: str) -> Tensor:
-    """"110" -> [[True, True, False]]; rows are separated by spaces."""
+    """ "110" -> [[True, True, False]]; rows are separated by spaces."""
     return torch.tensor([[letter == "1" for letter in row] for row in text.split()])
 
 

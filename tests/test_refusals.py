@@ -121,9 +121,9 @@ def test_two_generations_in_one_block_are_two_prompts(bench: Bench, make_vector:
 
 def test_left_padding_without_a_mask_is_refused(gemma: Bench, make_vector: Callable[..., Any]) -> None:
     pad = gemma.model.tokenizer.pad_token_id
-    with steerlens.steer(gemma.model, make_vector()):
-        with pytest.raises(ValueError, match="rows begin with padding tokens.*pass attention_mask"):
-            gemma.model.original_model(tokens([pad, pad, 10, 11], IDS[:4]))
+    words = r"rows begin with padding tokens.*pass attention_mask"
+    with pytest.raises(ValueError, match=words), steerlens.steer(gemma.model, make_vector()):
+        gemma.model.original_model(tokens([pad, pad, 10, 11], IDS[:4]))
 
 
 def test_right_padding_without_a_mask_is_told_by_its_own_token(gemma: Bench, make_vector: Callable[..., Any]) -> None:
@@ -139,7 +139,7 @@ def test_right_padding_with_eos_and_no_mask_is_refused(benches: Callable[..., Be
     eos = model.tokenizer.pad_token_id
     assert eos == model.tokenizer.eos_token_id
     with steerlens.steer(model, make_vector()):
-        with pytest.raises(ValueError, match="both padding and end of text.*pass attention_mask"):
+        with pytest.raises(ValueError, match=r"both padding and end of text.*pass attention_mask"):
             model.original_model(input_ids=tokens([*IDS[:6], eos, eos], IDS[:8]))
         with pytest.raises(ValueError, match="rows begin with padding"):
             model.original_model(input_ids=tokens([eos, eos, 10, 11], IDS[:4]))
@@ -147,9 +147,9 @@ def test_right_padding_with_eos_and_no_mask_is_refused(benches: Callable[..., Be
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 7), (2, 8)])
 def test_a_mask_of_another_form_is_refused(gemma: Bench, make_vector: Callable[..., Any], shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"steering reads the padding from a mask of shape .* = \(1, 8\)"):
-        with steerlens.steer(gemma.model, make_vector()):
-            gemma.model.original_model(input_ids=tokens(IDS[:8]), attention_mask=torch.ones(shape))
+    words = r"steering reads the padding from a mask of shape .* = \(1, 8\)"
+    with pytest.raises(ValueError, match=words), steerlens.steer(gemma.model, make_vector()):
+        gemma.model.original_model(input_ids=tokens(IDS[:8]), attention_mask=torch.ones(shape))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,10 @@ def test_a_hook_by_hand(bench: Bench, make_vector: Callable[..., Any]) -> None:
 
 
 def test_a_hook_by_hand_refuses_to_decode(gemma: Bench, make_vector: Callable[..., Any]) -> None:
-    with gemma.model.hooks(fwd_hooks=[steerlens.hook(make_vector())]), pytest.raises(SteeringError, match="looks like decoding"):
+    with (
+        gemma.model.hooks(fwd_hooks=[steerlens.hook(make_vector())]),
+        pytest.raises(SteeringError, match="looks like decoding"),
+    ):
         gemma.model.original_model.generate(tokens(IDS[:8]), max_new_tokens=3, do_sample=False)
     sv = make_vector(positions="all")
     with gemma.model.hooks(fwd_hooks=[steerlens.hook(sv)]):
@@ -241,7 +244,9 @@ def test_a_layer_that_does_not_exist_is_named(model: Any, make_vector: Callable[
         steerlens.train(model, data, layer=-1, progress=False)
 
 
-def test_weights_processed_another_way_are_refused(make_vector: Callable[..., Any], benches: Callable[..., Bench], data: Any) -> None:
+def test_weights_processed_another_way_are_refused(
+    make_vector: Callable[..., Any], benches: Callable[..., Bench], data: Any
+) -> None:
     raw = benches("llama").model
     processed = boot(make_hf("llama"), "tiny-llama", raw.tokenizer)
     processed.enable_compatibility_mode()

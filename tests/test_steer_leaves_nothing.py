@@ -92,9 +92,7 @@ def test_an_exception_in_the_middle_of_a_pass(
     assert seen
 
 
-def test_steering_works_after_a_caught_exception_inside(
-    gemma: Bench, make_vector: Callable[..., Any]
-) -> None:
+def test_steering_works_after_a_caught_exception_inside(gemma: Bench, make_vector: Callable[..., Any]) -> None:
     sv = make_vector()
     model = gemma.model
     with torch.no_grad(), steerlens.steer(model, sv):

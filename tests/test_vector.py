@@ -46,7 +46,8 @@ def test_numbers_by_hand() -> None:
 def test_laws(make_vector: Callable[..., Any], seed: int) -> None:
     v, w = make_vector(seed, factor=1.5), make_vector(seed + 100, factor=-0.75)
     assert 2 * v == v + v == v * 2
-    assert -v == v * -1 and -(-v) == v
+    negative = -v
+    assert negative == v * -1 and -negative == v
     assert v / 2 + v / 2 == v
     assert v + w == w + v
     assert v - w == v + (-w) == -(w - v)
@@ -57,7 +58,7 @@ def test_laws(make_vector: Callable[..., Any], seed: int) -> None:
 
 def test_a_difference_with_itself_steers_nothing(model: Any, make_vector: Callable[..., Any]) -> None:
     v = make_vector(positions="all")
-    options = {"temperature": 0, "max_new_tokens": 8}
+    options: Any = {"temperature": 0, "max_new_tokens": 8}
     bare = steerlens.generate(model, PROMPTS, None, **options)
     assert steerlens.generate(model, PROMPTS, v - v, **options) == bare
     assert steerlens.generate(model, PROMPTS, v, **options) != bare
@@ -90,7 +91,7 @@ def test_vectors_that_do_not_match_have_no_sum(make_vector: Callable[..., Any], 
 def test_clamps_have_no_sum(make_vector: Callable[..., Any]) -> None:
     clamped = make_vector(form="clamp")
     with pytest.raises(ValueError, match="vectors of form 'clamp' have no sum; apply them together"):
-        clamped + clamped
+        _ = clamped + clamped
     assert (2 * clamped).factor == 2 * clamped.factor
 
 

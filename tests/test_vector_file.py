@@ -106,7 +106,11 @@ def test_every_byte_of_the_tensors_is_guarded(trained: SteeringVector, tmp_path:
 def test_an_edited_header_is_refused(trained: SteeringVector, tmp_path: Path) -> None:
     path = tmp_path / "v.safetensors"
     content = trained.save(path).read_bytes()
-    for old, new in ((b'\\"layer\\": 1', b'\\"layer\\": 2'), (b"p2+s2", b"p2+s3"), (b'\\"form\\": \\"add\\"', b'\\"form\\": \\"abd\\"')):
+    for old, new in (
+        (b'\\"layer\\": 1', b'\\"layer\\": 2'),
+        (b"p2+s2", b"p2+s3"),
+        (b'\\"form\\": \\"add\\"', b'\\"form\\": \\"abd\\"'),
+    ):
         assert old in content
         path.write_bytes(content.replace(old, new, 1))
         with pytest.raises(VectorFileError, match="checksum"):

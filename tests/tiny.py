@@ -30,11 +30,12 @@ LAYERS = 4
 CONTEXT = 512
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 CHARACTERS = ["\n", *map(chr, range(32, 127)), *map(chr, range(0xC0, 0x100))]
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+TURNS = (
+    "{% for m in messages %}<start_of_turn>"
     "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
+TEMPLATE = "{{ bos_token }}" + TURNS
 
 
 class Bench(NamedTuple):
@@ -44,24 +45,24 @@ class Bench(NamedTuple):
     oracle: Oracle
 
 
-def save_tokenizer(folder: Path, *, template: bool = True, adds_bos: bool = True, pads_with_eos: bool = False) -> Any:
+def save_tokenizer(folder: Path, *, bos: str | None = "<bos>", pad: str = "<pad>", template: bool = True) -> Any:
     """A character tokenizer, saved and loaded again as a user's would be."""
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
-    if adds_bos:
-        tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    if bos is not None:
+        tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<bos>",
+        bos_token=bos,
         eos_token="<eos>",
         unk_token="<unk>",
-        pad_token="<eos>" if pads_with_eos else "<pad>",
+        pad_token=pad,
         additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
         padding_side="left",
     )
     if template:
-        wrapped.chat_template = TEMPLATE
+        wrapped.chat_template = TURNS if bos is None else TEMPLATE
     wrapped.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
@@ -106,10 +107,14 @@ def boot(hf: Any, name: str, tokenizer: Any) -> Any:
     return TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer)
 
 
+# BOS and padding as the real ones have them: Qwen 2 knows no BOS, GPT-2 has one token for everything
+MARKS = {"gemma2": ("<bos>", "<pad>"), "llama": ("<bos>", "<pad>"), "qwen2": (None, "<pad>"), "gpt2": ("<eos>", "<eos>")}
+
+
 def make_bench(architecture: str, folder: Path, *, template: bool = True) -> Bench:
-    """Gemma 2 and Llama get a tokenizer that adds a BOS, the others one that does not; GPT-2 pads with EOS."""
+    """The bridge and its oracle."""
     hf = make_hf(architecture)
     plain = copy.deepcopy(hf)
-    bos = architecture in ("gemma2", "llama")
-    tokenizer = save_tokenizer(folder, template=template, adds_bos=bos, pads_with_eos=architecture == "gpt2")
+    bos, pad = MARKS[architecture]
+    tokenizer = save_tokenizer(folder, bos=bos, pad=pad, template=template)
     return Bench(boot(hf, f"tiny-{architecture}", tokenizer), Oracle(plain))
