@@ -24,6 +24,11 @@ class EncodedExample(NamedTuple):
     reference: tuple[float, float] | None = None
     """Summed log-probabilities of response and neutral response under the unsteered model."""
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longer response."""
+        return len(self.prompt) + max(len(self.response), len(self.neutral or ()))
+
 
 class Batch(NamedTuple):
     """Examples padded on the right."""

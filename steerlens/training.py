@@ -6,7 +6,7 @@ others are trained beside it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,9 @@ from .runs import Factor, Run, generator_for, prepare
 from .scaling import TrainConfig
 from .steering import check_fits, edits_for_all
 from .vector import SteeringVector
+
+PASS_TOKENS = 2048
+"""Tokens, padding counted, in one forward and backward pass: it bounds memory; the sums over passes are exact."""
 
 
 class Step(NamedTuple):
@@ -110,7 +113,7 @@ def train_many(
 ) -> dict[str, SteeringVector]:
     """Train one vector per data set in shared forward passes; each comes out as `train` alone would make it.
 
-    A pass holds `config.batch_size` rows of every data set. Arguments and errors as `train`.
+    A step takes `config.batch_size` rows of every data set. Arguments and errors as `train`.
     """
     if not datasets:
         raise ValueError("there are no data sets to train on")
@@ -211,13 +214,25 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
     for part in range(config.accumulate):
         place = slice(part * config.batch_size, (part + 1) * config.batch_size)
         rows = [(index, example) for index, batch in enumerate(batches) for example in batch[place]]
-        if rows:
-            totals += _backward_pass(model, runs, rows)
+        for some in _by_length(rows):
+            totals += _backward_pass(model, runs, some)
     for run, weight in zip(runs, totals[1].tolist(), strict=True):
         for parameter in (run.direction, run.factor):
             if parameter.grad is not None:
                 parameter.grad /= weight
     return (totals[0] / totals[1]).tolist()
+
+
+def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tuple[int, EncodedExample]]]:
+    """Rows of like length together, so that little of a pass is padding, and no pass grows with the number of vectors."""
+    some: list[tuple[int, EncodedExample]] = []
+    for row in sorted(rows, key=lambda row: row[1].length):
+        if some and (len(some) + 1) * row[1].length > PASS_TOKENS:
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
 
 
 def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:
