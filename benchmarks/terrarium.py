@@ -23,7 +23,8 @@ from steerlens.evaluation import accuracy
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("concept_score", "instruct_score", "fluency_score", "overall")
-N_QUESTIONS = 120
+N_QUESTIONS = 90
+PUBLISHED_WIDTH, WIDTH = 2304, 160
 
 
 class Arm(NamedTuple):
@@ -64,16 +65,14 @@ def judged(model, vectors: Mapping[str, steerlens.SteeringVector | None], n: int
 
 
 def grid() -> list[Arm]:
-    """beta x lr_alpha at two sizes of the direction, learning rates as at the published width."""
-    base = {"p2+s2": steerlens.scaling.published(None, "p2+s2"), "all": steerlens.scaling.published(None, "all")}
+    """beta x lr_alpha, lambda as published for the positions; learning rates carried from the published width."""
+    betas, rates = (1.0, 2.0, 4.0, 8.0, 16.0), {"p2+s2": (1.0, 10.0), "all": (0.1, 1.0)}
     arms = []
-    betas = {"p2+s2": (2.0, 4.0, 8.0, 16.0), "all": (1.0, 2.0, 4.0)}
-    rates = {"p2+s2": (1.0, 10.0), "all": (0.1, 1.0)}
-    for positions, config in base.items():
-        for beta, factor_lr, size in itertools.product(betas[positions], rates[positions], (1.0, 8.0)):
-            changed = replace(config, factor_init=beta, factor_lr=factor_lr, direction_init=size)
-            carried = steerlens.scaling.transfer(changed, 2304, 160)
-            arms.append(Arm(f"{positions} beta={beta} lr_alpha={factor_lr} lambda={size}", positions, carried))
+    for positions in ("p2+s2", "all"):
+        for factor_lr, beta in itertools.product(rates[positions], betas):
+            changed = replace(steerlens.scaling.published(None, positions), factor_init=beta, factor_lr=factor_lr)
+            carried = steerlens.scaling.transfer(changed, PUBLISHED_WIDTH, WIDTH)
+            arms.append(Arm(f"{positions} beta={beta:g} lr_alpha={factor_lr:g}", positions, carried))
     return arms
 
 
