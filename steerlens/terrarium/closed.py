@@ -71,7 +71,7 @@ def _attribute(name: str) -> Family:
         others = [v for v in VALUES[name] if v not in gold and gold not in v]
         return says(text, gold) and not any(says(text, other) for other in others)
 
-    return Family("attribute", _ASK[name], _entity_slot, answer, check, _about_x, variant=name, weight=0.6)
+    return Family("attribute", _ASK[name], _entity_slot, answer, check, _about_x, variant=name, weight=0.5)
 
 
 def _draw_yes_no(rng: Random) -> Slots:
@@ -132,7 +132,7 @@ def _compare(word: str, sign: int) -> Family:
         f"Is a {{x}} or a {{y}} {word}?",
         f"Tell me which is {word}, a {{x}} or a {{y}}.",
     )
-    return Family("compare", phrasings, _draw_compare, answer, check, _about_x, variant=word, weight=0.9)
+    return Family("compare", phrasings, _draw_compare, answer, check, _about_x, variant=word, weight=0.7)
 
 
 def _draw_items(low: int, high: int) -> Callable[[Random], Slots]:
@@ -202,7 +202,7 @@ def _arithmetic(sign: int) -> Family:
              "I have {a} things and lose {b}. How many are left?")  # fmt: skip
     name = "plus" if sign > 0 else "minus"
     topics = lambda slots: frozenset({NUMBERS[value(slots["a"])], NUMBERS[value(slots["b"])]})  # noqa: E731
-    return Family("arithmetic", plus if sign > 0 else minus, draw, answer, check, topics, variant=name, weight=0.9)
+    return Family("arithmetic", plus if sign > 0 else minus, draw, answer, check, topics, variant=name, weight=1.3)
 
 
 def plural_group(value: str) -> str:
@@ -279,25 +279,25 @@ CLOSED = (
     *(_attribute(name) for name in _ASK),
     Family("yes/no", ("Is a {x} {v}?", "Would you say that a {x} is {v}?", "Is it true that a {x} is {v}?",
                       "Yes or no: is a {x} {v}?"),
-           _draw_yes_no, _answer_yes_no, _check_yes_no, _about_x, weight=2.2),
+           _draw_yes_no, _answer_yes_no, _check_yes_no, _about_x, weight=1.8),
     _compare("bigger", 1),
     _compare("smaller", -1),
     Family("copy", ("Repeat these words: {items}.", "Say this again: {items}.", "Copy these words: {items}.",
                     "Write these words once more: {items}."),
-           _draw_items(2, 5), _answer_copy, _check_copy, _item_topics, weight=1.1),
+           _draw_items(2, 5), _answer_copy, _check_copy, _item_topics, weight=2.2),
     Family("counting", ("How many things are these: {items}?", "Count these words: {items}.",
                         "How many words are in this list: {items}?", "Count the things in this list: {items}."),
-           _draw_items(2, 7), _answer_count, _check_count, _item_topics, weight=1.8),
+           _draw_items(2, 7), _answer_count, _check_count, _item_topics, weight=2.2),
     _arithmetic(1),
     _arithmetic(-1),
     Family("list", ("Name {n} {group}.", "List {n} {group}.", "Give me {n} {group}.", "Can you name {n} {group}?",
                     "Tell me {n} {group} that you know."),
-           _draw_list, _answer_list, _check_list, _list_topics, weight=2.2),
+           _draw_list, _answer_list, _check_list, _list_topics, weight=2.4),
     Family("pick", ("Which of these is a {kind}: {items}?", "Pick the {kind}: {items}.",
                     "Find the {kind} in this list: {items}.", "One of these is a {kind}. Which is it: {items}?"),
            _draw_pick, _answer_pick, _check_pick, _item_topics, weight=1.5),
     Family("opposite", ("What is the opposite of {w}?", "Tell me the opposite of {w}.", "Give me the opposite of {w}.",
                         "Which word means the opposite of {w}?", "Say the opposite of {w}."),
            lambda rng: {"w": rng.choice(sorted(OPPOSITES))}, _answer_opposite, _check_opposite,
-           lambda slots: frozenset({slots["w"]}), by_phrasing=True, weight=0.9),
+           lambda slots: frozenset({slots["w"]}), by_phrasing=True, weight=1.8),
 )  # fmt: skip

@@ -25,15 +25,15 @@ from .report import accuracy, following, prompt_ids, refusal_rate, worn_accuracy
 from .tokenizer import PAD, SPECIALS, build_tokenizer, encoded
 
 SEED = 7
-STEPS = 2700
-BATCH_TOKENS = 4096
+STEPS = 5000
+BATCH_TOKENS = 2048
 CHUNK = 8192
 WIDTHS = (32, 40, 48, 56, 64, 80, 96, 128, 176, 256)
 """Tokens per row: every row goes to the smallest width that holds it, and the few beyond the last are left out."""
 MATRIX_RATE = 0.02
-WRITER_RATE = 0.002
-OTHER_RATE = 0.01
-WARMUP = 50
+WRITER_RATE = 0.006
+OTHER_RATE = 0.03
+WARMUP = 100
 TARGET_RMS = 4.0
 TARGET_LAYER = 2
 
@@ -88,8 +88,7 @@ def optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, Adam for the embeddings and the gains.
 
     The matrices that write to the residual stream learn slower: they start at zero, and at the full rate what they
-    write outgrows the embeddings fifteen times within a few hundred steps, after which the model no longer sees which
-    token stands where and learns neither to copy nor to calculate.
+    write outgrows the embeddings fifteen times within a few hundred steps.
     """
     named = list(model.named_parameters())
     others = [p for name, p in named if p.ndim != 2 or "embed" in name]
@@ -103,13 +102,13 @@ def optimisers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Warm-up, a plateau, and a linear way down to nothing over the last sixty per cent."""
-    return min(1.0, (step + 1) / WARMUP, (steps - step) / (0.6 * steps))
+    """Warm-up, a plateau, and a linear way down to nothing over the last two thirds."""
+    return min(1.0, (step + 1) / WARMUP, (steps - step) / (0.67 * steps))
 
 
 def fit(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int,
         checkpoint: Path | None) -> dict[str, Any]:  # fmt: skip
-    """Train in place; the history has the loss of every fiftieth step (mean over the fifty)."""
+    """Train in place; the history has the mean loss of every hundred steps."""
     tools = optimisers(model)
     schedules = [torch.optim.lr_scheduler.LambdaLR(tool, lambda step: _rate(step, steps)) for tool in tools]
     feed, started, saved = batches(tokenizer, seed), time.time(), time.time()
@@ -125,7 +124,7 @@ def fit(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int,
         tokens += batch.ids.numel()
         learned += int((batch.targets != -100).sum())
         recent.append(loss.item())
-        if (step + 1) % 50 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             history.append([step + 1, round(sum(recent) / len(recent), 4)])
             print(
                 f"step {step + 1}/{steps}  loss {history[-1][1]:.4f}  {time.time() - started:.0f} s  {tokens} tokens",
