@@ -21,7 +21,7 @@ class Panel(NamedTuple):
 
 
 HISTORY_PANELS = (
-    Panel("loss", "Loss of each batch", "nats per token"),
+    Panel("loss", "Loss of each batch", "loss (lang: nats per token)"),
     Panel("factor", "Factor (alpha)", "factor"),
     Panel("vector_norm", "Norm of factor x direction", "residual-stream units"),
     Panel("cos_init", "Cosine of the direction to its start", "cosine"),
