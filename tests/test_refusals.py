@@ -84,6 +84,17 @@ def test_a_cache_from_outside_goes_on_with_prompt_lengths(bench: Bench, make_vec
     torch.testing.assert_close(logits, expected[8:], rtol=1e-3, atol=1e-3)
 
 
+def test_a_prompt_that_goes_on_after_its_cache(bench: Bench, make_vector: Callable[..., Any]) -> None:
+    """The second turn of a chat: the caller says that the prompt ends behind the new tokens."""
+    sv = make_vector(positions="p2+s2")
+    expected = bench.oracle.logits(IDS[:13], 11, [sv])
+    with steerlens.steer(bench.model, sv.replace(positions="p2")):
+        cache = kept_cache(bench.model, IDS[:8])
+    with steerlens.steer(bench.model, sv, prompt_lengths=[11]):
+        turn, response = go_on(bench.model, IDS[8:11], cache), go_on(bench.model, IDS[11:13], cache)
+    torch.testing.assert_close(torch.cat([turn, response]), expected[8:], rtol=1e-3, atol=1e-3)
+
+
 def test_a_hand_written_cached_loop_agrees_with_the_oracle(bench: Bench, make_vector: Callable[..., Any]) -> None:
     for positions in ("p2+s2", "all", "response"):
         sv = make_vector(positions=positions)

@@ -15,8 +15,9 @@ from steerlens import SteeringVector
 PROMPTS = ["Hi", "Why is the sky blue?", "x"]
 
 
-def test_a_vector_cannot_be_changed(make_vector: Callable[..., Any]) -> None:
-    given = torch.ones(WIDTH, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_vector_cannot_be_changed(dtype: torch.dtype) -> None:
+    given = torch.ones(WIDTH, dtype=dtype, requires_grad=True)
     facts = {"seed": 1}
     sv = SteeringVector(given, 2, 1, provenance=facts)
     with torch.no_grad():
@@ -105,7 +106,7 @@ def test_clamps_have_no_sum(make_vector: Callable[..., Any]) -> None:
         ({"layer": -1}, "the layer is -1; it must be a block's index, counted from 0"),
         ({"positions": "middle"}, "positions 'middle': cannot read 'middle'"),
         ({"form": "rotate"}, "form 'rotate' is unknown; known forms: add, clamp"),
-        ({"direction": torch.zeros(4), "form": "clamp"}, "a clamp needs a direction that is not zero"),
+        ({"direction": torch.zeros(4), "form": "clamp"}, "the form 'clamp' needs a direction that is not zero"),
     ],
 )
 def test_impossible_vectors_are_refused(fields: dict[str, Any], words: str) -> None:
