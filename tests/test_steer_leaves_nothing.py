@@ -155,5 +155,6 @@ def test_everything_interrupted(
 
 def test_training_leaves_no_gradient_on_the_model(gemma: Bench, data: Any) -> None:
     inner = gemma.model.original_model
+    inner.zero_grad(set_to_none=True)
     steerlens.train(gemma.model, data, layer=1, config=QUICK, progress=False)
     assert all(p.grad is None for p in inner.parameters())
