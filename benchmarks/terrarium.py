@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -124,7 +124,7 @@ def report(model, n_prompts: int, seeds: Sequence[int]) -> None:
     pd.concat(kept, ignore_index=True).to_parquet(RESULTS / "methods_rows.parquet", index=False)
 
 
-def _row(name: str, evaluation: steerlens.Evaluation) -> dict[str, object]:
+def _row(name: str, evaluation: steerlens.Evaluation) -> dict[str, Any]:
     low, high = evaluation.interval() or (None, None)
     means = {score.removesuffix("_score"): evaluation.mean(score) for score in SCORES}
     count = {"n": len(evaluation.frame), "unscored": evaluation.unscored}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .data import read_axbench as read_axbench
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
-    from .generation import PerPrompt as PerPrompt
     from .generation import generate as generate
     from .judging import Judge as Judge
     from .judging import Scores as Scores
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from .model import load_model as load_model
     from .passes import SteeringError as SteeringError
     from .scaling import TrainConfig as TrainConfig
+    from .steering import PerPrompt as PerPrompt
     from .steering import hook as hook
     from .steering import steer as steer
     from .training import loss as loss
@@ -48,7 +48,7 @@ _HOME = {
     "read_axbench": "data",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
-    "PerPrompt": "generation",
+    "PerPrompt": "steering",
     "generate": "generation",
     "Judge": "judging",
     "Scores": "judging",

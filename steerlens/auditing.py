@@ -9,10 +9,10 @@ import pandas as pd
 from torch import Tensor
 
 from .data import Prompt
-from .generation import PerPrompt, as_prompts, decode, prepare
+from .generation import as_prompts, decode, prepare
 from .model import Bridge, token_strings
 from .passes import PassTracker
-from .steering import Edit, Recorder, Steer
+from .steering import Edit, PerPrompt, Recorder, Steer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"steerlens: {error}", file=sys.stderr)
         return 2
 

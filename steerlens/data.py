@@ -147,10 +147,13 @@ def _read_rows(source: Any) -> list[Any]:
         return _read_file(Path(source))
     if isinstance(source, SteeringData):
         return list(source.examples)
-    if isinstance(source, Mapping):
-        raise DataError("the data are one mapping; give a list of rows, for example [{'prompt': ..., 'response': ...}]")
+    if source is None or (isinstance(source, Mapping) and not hasattr(source, "columns")):
+        raise DataError(
+            f"the data are {type(source).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}]"
+        )
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a pandas DataFrame, without importing pandas
-        return source.to_dict(orient="records")
+        frame: Any = source
+        return frame.to_dict(orient="records")
     return list(source)  # a list of rows or a Hugging Face Dataset, which iterates over dicts
 
 
@@ -168,12 +171,15 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
     # keep_default_na: a response "None" or "NA" is text, while an empty cell stays empty and is refused below
     table = pd.read_csv(path, keep_default_na=False, dtype=str) if kind == ".csv" else pd.read_parquet(path)
+    if kind == ".csv":  # an empty cell is how a CSV leaves a neutral response out
+        for neutral in {"neutral", "negative_output"} & set(table.columns):
+            table[neutral] = table[neutral].replace("", None)
     return table.to_dict(orient="records")  # type: ignore[return-value]
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n")):  # splitlines() breaks at U+2028 too
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -186,9 +192,8 @@ def _check(row: Any, number: int) -> Example:
     """Turn a row into an Example, or say what is wrong with it."""
     is_example = isinstance(row, Example)
     prompt, response, neutral = (row.prompt, row.response, row.neutral) if is_example else _from_mapping(row, number)
-    if not isinstance(prompt, str):
-        _check_messages(prompt, number)
-    elif not prompt.strip():
+    check_prompt(prompt, f"row {number}")
+    if isinstance(prompt, str) and not prompt.strip():
         raise DataError(f"row {number}: the prompt is empty")
     if not isinstance(response, str):
         raise DataError(f"row {number}: the response is {_describe(response)}, not text")
@@ -203,7 +208,7 @@ def _from_mapping(row: Any, number: int) -> tuple[Any, Any, Any]:
     """Prompt, response and neutral response of a row, unchecked."""
     if not isinstance(row, Mapping):
         raise DataError(f"row {number}: expected a dict or an Example, got {_describe(row)}")
-    if "concept_id" in row and int(row["concept_id"]) < 0:
+    if "prompt" not in row and row.get("concept_id") == -1:
         raise DataError(f"row {number}: a shared negative of AxBench (concept_id -1); read the folder with read_axbench")
     for prompt, response, neutral in _COLUMNS:
         if prompt in row and response in row:
@@ -218,14 +223,19 @@ def _present(value: Any, number: int, name: str) -> Any:
     return value
 
 
-def _check_messages(prompt: Any, number: int) -> None:
-    """A conversation is a list of {"role", "content"} whose last turn is the user's."""
+def check_prompt(prompt: Any, where: str) -> None:
+    """Raise DataError, beginning with `where`, unless the prompt is text or a conversation that ends with a question."""
+    if isinstance(prompt, str):
+        return
     is_list = isinstance(prompt, Sequence) or hasattr(prompt, "tolist")
     messages = list(prompt) if is_list else []
-    if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in messages):
-        raise DataError(f"row {number}: the prompt is {_describe(prompt)}, neither text nor a list of role/content messages")
-    if not str(messages[-1]["content"]).strip():
-        raise DataError(f"row {number}: the last message of the prompt is empty")
+    texts = [m.get(key) for m in messages if isinstance(m, Mapping) for key in ("role", "content")]
+    if not messages or len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: the prompt is {_describe(prompt)}, neither text nor a list of role/content messages")
+    if not messages[-1]["content"].strip():
+        raise DataError(f"{where}: the last message of the prompt is empty")
+    if messages[-1]["role"] == "assistant":
+        raise DataError(f"{where}: the conversation ends with the assistant; its last message must be the user's")
 
 
 def _is_nan(value: Any) -> bool:

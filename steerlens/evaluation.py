@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from .data import Prompt
-from .generation import PerPrompt, as_prompts, generate, row_seeds
+from .generation import as_prompts, generate, row_seeds
 from .judging import RATINGS, UNSCORED, Judge, Scores
 from .model import Bridge
-from .steering import Steer
+from .steering import PerPrompt, Steer
 
 SCORES = (*(f"{name}_score" for name in RATINGS), "overall")
 RESAMPLES = 2000

@@ -1,7 +1,7 @@
 """Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import Prompt
+from .data import Prompt, check_prompt
 from .model import (
     Bridge,
+    check_model,
     context_length,
     decode_response,
     encode_prompt,
@@ -21,18 +22,8 @@ from .model import (
     pad,
     stop_tokens,
 )
-from .steering import Edit, Recorder, Steer, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
-from .vector import SteeringVector
-
-
-class PerPrompt(tuple[SteeringVector | None, ...]):
-    """One vector (or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
-
-    def __new__(cls, vectors: Sequence[SteeringVector | None]) -> "PerPrompt":
-        for vector in vectors:
-            if vector is not None and not isinstance(vector, SteeringVector):
-                raise TypeError(f"PerPrompt takes SteeringVectors and None, got {type(vector).__name__}")
-        return super().__new__(cls, vectors)
+from .passes import announced
+from .steering import Edit, PerPrompt, Recorder, Steer, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
 
 
 def generate(
@@ -69,9 +60,9 @@ def generate(
         ValueError: nothing to do, settings out of range, a vector that does not fit, or a prompt too long for the context.
     """
     batch = as_prompts(prompts)
-    if temperature < 0 or batch_size < 1:
+    if not temperature >= 0 or batch_size < 1:
         raise ValueError(f"temperature {temperature} must be at least 0 and batch_size {batch_size} at least 1")
-    seeds = row_seeds(seed, len(batch)) if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
     if len(seeds) != len(batch):
         raise ValueError(f"{len(seeds)} seeds for {len(batch)} prompts: give one seed, or one per prompt")
     rows, _ = prepare(model, batch, steer, max_new_tokens, chat)
@@ -96,16 +87,22 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts; one text or one conversation becomes a list of one."""
     if isinstance(prompts, str):
         return [prompts]
+    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        raise ValueError(f"expected a text, a list of messages, or a list of prompts, got {type(prompts).__name__}")
     listed = list(prompts)
     if not listed:
         raise ValueError("there are no prompts")
-    return [listed] if isinstance(listed[0], Mapping) else listed  # type: ignore[list-item]
+    listed = [listed] if isinstance(listed[0], Mapping) else listed
+    for number, prompt in enumerate(listed):
+        check_prompt(prompt, f"prompt {number}")
+    return listed  # type: ignore[return-value]
 
 
 def prepare(
     model: Bridge, prompts: Sequence[Prompt], steer: Steer | PerPrompt, max_new_tokens: int, chat: bool
 ) -> tuple[list[list[int]], list[Edit]]:
     """Token ids of each prompt and the edits of a whole batch, checked before any work starts."""
+    check_model(model)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if isinstance(steer, PerPrompt) and len(steer) != len(prompts):
@@ -144,7 +141,8 @@ def decode(
     alive = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
     produced: list[Tensor] = []
     new, cache = tokens, None
-    with _quiet(model), apply_edits(model, edits, [len(row) for row in rows], record):
+    lengths = torch.tensor([len(row) for row in rows])
+    with _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
         for _ in range(max_new_tokens):
             logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
             chosen = _choose(logits, generators, temperature)

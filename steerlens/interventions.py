@@ -39,10 +39,10 @@ def null(
     direction: Float[Tensor, "*#batch d_model"],
     factor: Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*batch d_model"]:
-    """Null: `h - relu(h.u) u`: what h has along u is taken away (RePS, Wu et al. 2025). The factor plays no part."""
+    """Null: `h - relu(h.u) u`: what h has along u is taken away (RePS, Wu et al. 2025), `factor` times (1 in the paper)."""
     unit = direction / direction.norm(dim=-1, keepdim=True)
     along = (hidden * unit).sum(-1, keepdim=True)
-    return hidden - along.relu() * unit
+    return hidden - factor[..., None] * along.relu() * unit
 
 
 FORMS: dict[str, Intervention] = {"add": add, "clamp": clamp, "null": null}

@@ -12,6 +12,7 @@ from torch import Tensor
 from .data import DataError, SteeringData
 from .model import Bridge, Hooks, Padded, context_length, encode_prompt, encode_response, forward, model_name, pad
 from .objectives import NULL, REFERENCE, Logprobs, TokenLogprobs
+from .passes import announced
 
 
 class EncodedExample(NamedTuple):
@@ -113,7 +114,8 @@ def response_logprobs(model: Bridge, batch: Batch, hooks: Hooks = ()) -> TokenLo
     """log p of each response token, float32. What stands before the shortest prompt's last token is not unembedded."""
     first = int(batch.prompt_mask.sum(-1).min())  # the shortest prompt's last token predicts at position first - 1
     width = batch.tokens.shape[1]
-    logits = forward(model, _padded(batch), hooks, keep=width - first + 1)[:, :-1]
+    with announced(model, batch.prompt_mask.sum(-1)):
+        logits = forward(model, _padded(batch), hooks, keep=width - first + 1)[:, :-1]
     targets, mask = batch.tokens[:, first:], batch.response_mask[:, first:]
     chosen = -F.cross_entropy(logits[mask].float(), targets[mask], reduction="none")
     values = torch.zeros(mask.shape, dtype=chosen.dtype, device=chosen.device).masked_scatter(mask, chosen)

@@ -4,9 +4,10 @@ A model is a `TransformerBridge`. It is used, never changed: every function here
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,9 +66,15 @@ def device(model: Bridge) -> torch.device:
     return torch.device(model.cfg.device or "cpu")
 
 
+def check_model(model: Bridge) -> None:
+    """Raise TypeError for anything that is not a TransformerLens bridge."""
+    if not all(hasattr(model, name) for name in ("cfg", "hooks", "original_model", "tokenizer")):
+        raise TypeError(f"expected a TransformerBridge, as steerlens.load_model gives, got {type(model).__name__}")
+
+
 def check_layer(model: Bridge, layer: int) -> None:
     """Raise ValueError if the model has no such block."""
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers(model):
+    if isinstance(layer, bool) or not isinstance(layer, SupportsIndex) or not 0 <= operator.index(layer) < n_layers(model):
         raise ValueError(
             f"layer {layer!r} does not exist: {model_name(model)} has blocks 0 to {n_layers(model) - 1} (counted from 0)"
         )
@@ -111,12 +118,19 @@ def encode_prompt(model: Bridge, prompt: Prompt, chat: bool = True) -> list[int]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
-    if bos is not None and list(tokenizer("", add_special_tokens=True)["input_ids"])[:1] == [bos]:
+    if bos is not None and _starts_with_bos(model, templated):
         start = next((i for i, token in enumerate(ids) if token != bos), len(ids))
         ids = [bos, *ids[start:]]
     if not ids:
         raise ValueError("the prompt is empty")
     return ids
+
+
+def _starts_with_bos(model: Bridge, templated: bool) -> bool:
+    """Bare text begins as TransformerLens would have it; a templated text as its tokenizer would."""
+    if not templated and model.cfg.default_prepend_bos:
+        return True
+    return list(_tokenizer(model)("", add_special_tokens=True)["input_ids"])[:1] == [_tokenizer(model).bos_token_id]
 
 
 def encode_response(model: Bridge, response: str, max_tokens: int | None = None, append_eos: bool = False) -> list[int]:
@@ -308,13 +322,16 @@ def _plain_function(method: Any) -> Any:
     return method if hasattr(method, "__code__") else None
 
 
-def padding_without_mask(model: Bridge, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+def padding_without_mask(
+    model: Bridge, tokens: Int[Tensor, "batch pos"], lengths_known: bool = False
+) -> Bool[Tensor, "batch pos"]:
     """Real tokens of a pass that came without an attention mask.
 
-    Padding at the end is recognised by a padding token of its own. What could be either is refused.
+    Padding at the end is recognised by a padding token of its own. What could be either is refused, unless the prompts'
+    lengths are known, which makes padding at the end harmless.
 
     Raises:
-        ValueError: rows begin with padding, or end with a padding token that is also BOS or EOS.
+        ValueError: rows begin with padding, or end with a padding token that has another meaning too.
     """
     real = torch.ones_like(tokens, dtype=torch.bool)
     tokenizer = model.tokenizer
@@ -324,14 +341,15 @@ def padding_without_mask(model: Bridge, tokens: Int[Tensor, "batch pos"]) -> Boo
     is_pad = tokens == pad_id
     leading = is_pad.long().cumprod(-1).sum(-1)
     trailing = is_pad.flip(-1).long().cumprod(-1).sum(-1)
-    remedy = "pass attention_mask (or prompt_lengths to steer)"
-    if bool((leading > (1 if pad_id == tokenizer.bos_token_id else 0)).any()):
-        raise ValueError(f"rows begin with padding tokens but the model was given no attention mask: {remedy}")
-    if pad_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+    allowed = 1 if pad_id == tokenizer.bos_token_id else 0
+    if bool((leading > allowed).any()) or len(set(leading.tolist())) > 1:
+        raise ValueError("rows begin with padding tokens but the model was given no attention mask: pass attention_mask")
+    if pad_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
         return ~is_pad.flip(-1).long().cumprod(-1).bool().flip(-1)
-    if bool((trailing > 1).any()) or len(set(trailing.tolist())) > 1:
+    doubtful = bool((trailing > (pad_id == tokenizer.eos_token_id)).any()) or len(set(trailing.tolist())) > 1
+    if doubtful and not lengths_known:
         raise ValueError(
-            f"rows end with {tokenizer.pad_token!r}, which is both padding and end of text here, and the model was given "
-            f"no attention mask: {remedy}"
+            f"rows end with {tokenizer.pad_token!r}, which is both padding and a token of its own, and the model was given "
+            "no attention mask: pass attention_mask (or prompt_lengths to steer)"
         )
     return real

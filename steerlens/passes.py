@@ -5,7 +5,8 @@ decode. In a plain pass over prompt and response the caller gives the prompt len
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,20 @@ from torch import Tensor
 
 from .model import Bridge, PassInput, enclosing_generation, padding_without_mask
 from .positions import PositionFunction, edits_response, position_mask
+
+_announced: "weakref.WeakKeyDictionary[Any, list[Tensor]]" = weakref.WeakKeyDictionary()
+"""model -> prompt lengths of the passes that steerlens itself is running on it, innermost last."""
+
+
+@contextmanager
+def announced(model: Bridge, prompt_lengths: Int[Tensor, " batch"]) -> Iterator[None]:
+    """Tell every `steer` block around it where the prompts of the coming passes end."""
+    stack = _announced.setdefault(model, [])
+    stack.append(prompt_lengths.to("cpu"))
+    try:
+        yield
+    finally:
+        stack.pop()
 
 
 class SteeringError(RuntimeError):
@@ -35,7 +50,7 @@ class PassTracker:
         self._lengths: Int[Tensor, " batch"] | None = None  # of the sequences now being generated
         self._total = 0  # tokens (with padding) in the last pass and its cache
         self._cache: weakref.ref[Any] | None = None
-        self._generation: Any = None  # frame of the generate call that runs without a cache
+        self._generation: Any = None  # frame of the generate call that the sequences belong to
         self._masks: dict[Any, Bool[Tensor, "batch length"]] = {}
         self.current: PassInput | None = None
         self.phase = "prefill"
@@ -51,8 +66,8 @@ class PassTracker:
         if given.token_mask is None:
             given = given._replace(token_mask=self._assume_mask(given))
         assert given.token_mask is not None
-        if self._given is not None:
-            self._lengths = self._check_lengths(given, given.token_mask)
+        if (known := self._known_lengths()) is not None:
+            self._lengths = self._check_lengths(given, given.token_mask, known)
         elif given.past == 0:
             self._begin_sequence(given, given.token_mask)
         else:
@@ -100,9 +115,14 @@ class PassTracker:
         index = (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
         return index[:, self.current.past :]
 
+    def _known_lengths(self) -> Int[Tensor, " batch"] | None:
+        """What steerlens's own running pass says, else what the caller of `steer` said."""
+        stack = _announced.get(self._model)
+        return stack[-1] if stack else self._given
+
     def _assume_mask(self, given: PassInput) -> Bool[Tensor, "batch total"]:
         if given.past == 0 and given.tokens is not None:
-            return padding_without_mask(self._model, given.tokens)
+            return padding_without_mask(self._model, given.tokens, self._known_lengths() is not None)
         device = None if given.tokens is None else given.tokens.device
         return torch.ones(given.batch, given.past + given.length, dtype=torch.bool, device=device)
 
@@ -116,19 +136,19 @@ class PassTracker:
 
     def _check_continuation(self, given: PassInput) -> None:
         """Tokens after a cache: the next decoding step of the sequences that were begun here, or refused."""
-        self._generation = None  # this generation has a cache, so its frame need not be kept
+        same_call = enclosing_generation(self._model) is self._generation
         seen = self._cache() if self._cache is not None else None
         known = self._lengths is not None and len(self._lengths) == given.batch and given.past == self._total
         same_cache = self._cache is None or seen is given.cache
-        if not (known and same_cache and given.length == 1):
+        if not (known and same_cache and same_call and given.length == 1):
             raise SteeringError(
                 f"this pass adds {given.length} token(s) to a cache of {given.past} that does not continue the generation "
                 "begun in this steer context, so the prompt's end is unknown: pass prompt_lengths, or start without a cache"
             )
 
-    def _check_lengths(self, given: PassInput, tokens: Bool[Tensor, "batch total"]) -> Int[Tensor, " batch"]:
-        lengths = self._given
-        assert lengths is not None
+    def _check_lengths(
+        self, given: PassInput, tokens: Bool[Tensor, "batch total"], lengths: Int[Tensor, " rows"]
+    ) -> Int[Tensor, " batch"]:
         if len(lengths) != given.batch:
             raise ValueError(f"prompt_lengths has {len(lengths)} entries, the pass has {given.batch} rows")
         present = tokens.sum(-1).to("cpu")

@@ -15,7 +15,7 @@ from . import scaling
 from .data import SteeringData
 from .interventions import intervention
 from .likelihood import EncodedExample, encode_data, with_reference
-from .model import Bridge, check_layer, d_model, device, frozen, hook_name, identity, model_name
+from .model import Bridge, check_layer, check_model, d_model, device, frozen, hook_name, identity, model_name
 from .objectives import REFERENCE, Objective, needs, objective_function, objective_name
 from .positions import PositionFunction, canonical_positions
 from .scaling import TrainConfig
@@ -121,6 +121,7 @@ def prepare(
     objective: str | Objective,
     form: str,
     factor: Factor,
+    rank: int,
     config: TrainConfig | None,
     init: SteeringVector | None,
     seed: int,
@@ -130,8 +131,15 @@ def prepare(
     Raises:
         ValueError, DataError: settings or data that cannot be used.
     """
+    check_model(model)
     check_layer(model, layer)
     intervention(form)
+    if rank != 1:
+        raise ValueError(f"rank {rank!r}: a steering vector of form {form!r} has rank 1")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
+    if config is not None and not isinstance(config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
     positions = canonical_positions(positions)
     function = objective_function(objective)
     needed = needs(function)

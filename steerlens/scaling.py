@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .positions import canonical_positions
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -118,6 +120,7 @@ def published_row(model_name: str | None, positions: str, objective: str) -> Pub
     Positions that edit generated tokens take the row of "all", the others that of "p2+s2"; an objective that is not
     "lang" takes the row of "simpo".
     """
+    positions = str(canonical_positions(positions))
     base = (model_name or "").split("/")[-1]
     model = next((name for name in _MODELS if name.lower() == base.lower()), FALLBACK_MODEL)
     place = "all" if positions in ("all", "response") else "p2+s2"

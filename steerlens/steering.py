@@ -9,7 +9,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .interventions import edit_tokens
-from .model import Bridge, HookFunction, check_layer, d_model, device, hook_name, identity, model_name, watch_passes
+from .model import (
+    Bridge,
+    HookFunction,
+    check_layer,
+    check_model,
+    d_model,
+    device,
+    hook_name,
+    identity,
+    model_name,
+    watch_passes,
+)
 from .passes import PassTracker, SteeringError
 from .positions import PositionFunction, position_mask
 from .vector import SteeringVector
@@ -45,8 +56,20 @@ Recorder = Callable[[PassTracker, Edit, Tensor, Tensor, Tensor], None]
 """(tracker, edit, hidden before, hidden after, mask)"""
 
 
+class PerPrompt(tuple[SteeringVector | None, ...]):
+    """One vector (or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
+
+    def __new__(cls, vectors: Sequence[SteeringVector | None]) -> "PerPrompt":
+        for vector in vectors:
+            if vector is not None and not isinstance(vector, SteeringVector):
+                raise TypeError(f"PerPrompt takes SteeringVectors and None, got {type(vector).__name__}")
+        return super().__new__(cls, vectors)
+
+
 def as_list(sv: Steer) -> list[SteeringVector]:
     """The vectors in a list, whatever was given."""
+    if isinstance(sv, PerPrompt):
+        raise TypeError("PerPrompt says which row gets which vector: give it to generate or evaluate, not to steer")
     vectors = [] if sv is None else [sv] if isinstance(sv, SteeringVector) else list(sv)
     for vector in vectors:
         if not isinstance(vector, SteeringVector):
@@ -56,6 +79,7 @@ def as_list(sv: Steer) -> list[SteeringVector]:
 
 def check_fits(model: Bridge, sv: SteeringVector) -> None:
     """Raise ValueError if a vector cannot belong to this model (width, layer, weight processing)."""
+    check_model(model)
     if sv.d_model != d_model(model):
         origin = f": trained on {sv.model_name}?" if sv.model_name else ""
         raise ValueError(
@@ -157,19 +181,22 @@ def hook(
         SteeringError: the pass looks like a decoding step.
     """
     (edit,) = edits_for_all([sv])
-    longest = 1
+    calls = 0
 
     def edit_residual(hidden: Tensor, hook: Any) -> Tensor:
-        nonlocal longest
+        nonlocal calls
         shape = hidden.shape[:2]
         if hidden.shape[-1] != sv.d_model:
             raise ValueError(f"direction has {sv.d_model} entries, the residual stream has {hidden.shape[-1]}")
         for mask in (prompt_mask, token_mask):
             if mask is not None and mask.shape != shape:
                 raise ValueError(f"the hook was made for a pass of {tuple(mask.shape)} tokens, this one has {tuple(shape)}")
-        if sv.positions != "all" and prompt_mask is None and shape[1] == 1 < longest:
-            raise SteeringError("this pass looks like decoding with a KV cache; generate inside steerlens.steer instead")
-        longest = max(longest, shape[1])
+        calls += 1
+        if sv.positions != "all" and prompt_mask is None and shape[1] == 1 and calls > 1:
+            raise SteeringError(
+                "this pass of one token looks like decoding with a KV cache: generate inside steerlens.steer, or pass "
+                "prompt_mask to say that it is a prompt"
+            )
         everything = torch.ones(shape, dtype=torch.bool, device=hidden.device)
         tokens = everything if token_mask is None else token_mask.to(hidden.device)
         prompt = tokens if prompt_mask is None else prompt_mask.to(hidden.device) & tokens

@@ -56,6 +56,7 @@ def train(
     objective: str | Objective = "lang",
     form: str = "add",
     factor: Factor = "joint",
+    rank: int = 1,
     config: TrainConfig | None = None,
     init: SteeringVector | None = None,
     seed: int = 42,
@@ -74,6 +75,7 @@ def train(
         form: "add" or "clamp".
         factor: "joint" trains it (Algorithm 1); a number fixes it; a sequence is drawn from at each step (Algorithm 2), and
             the vector is returned with the sequence's mean as its factor.
+        rank: 1; a steering vector has no other.
         config: None takes the published settings for the positions and objective, transferred to the model's width.
         init: a vector to start from instead of a random direction and `config.factor_init`.
         seed: of the initial direction, the order of the examples and the sampled factors.
@@ -91,7 +93,7 @@ def train(
         TrainingError: the loss is not finite.
     """
     name = getattr(data, "concept", None) or "vector"
-    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor}
+    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
     runs = prepare(model, {name: as_data(data)}, config=config, init=init, seed=seed, **settings)
     return _loop(model, runs, progress, callbacks)[name]
 
@@ -105,6 +107,7 @@ def train_many(
     objective: str | Objective = "lang",
     form: str = "add",
     factor: Factor = "joint",
+    rank: int = 1,
     config: TrainConfig | None = None,
     init: SteeringVector | None = None,
     seed: int = 42,
@@ -117,8 +120,10 @@ def train_many(
     """
     if not datasets:
         raise ValueError("there are no data sets to train on")
-    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor}
+    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
     listed = {str(name): as_data(data) for name, data in datasets.items()}
+    if len(listed) < len(datasets):
+        raise ValueError(f"two data sets have the same name: {sorted(map(str, datasets))}")
     return _loop(model, prepare(model, listed, config=config, init=init, seed=seed, **settings), progress, callbacks)
 
 
@@ -138,7 +143,7 @@ def loss(
 
     def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
         hooks = []
-        for edit in edits_for_all([] if sv is None else [sv if form is None else sv.replace(form=form)]):
+        for edit in edits_for_all([] if sv is None else [sv if form is None else sv.replace(form=form, factor=1.0)]):
             mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
             hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
         return hooks
@@ -244,6 +249,7 @@ def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int,
     def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
         mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
         v, alpha = directions[index[place]], factors[index[place]]
+        alpha = alpha if form is None else torch.ones_like(alpha)
 
         def edit(hidden: Tensor, hook: Any) -> Tensor:
             here = hidden.device

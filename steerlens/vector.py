@@ -11,9 +11,9 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,28 @@ from .interventions import DIRECTED, intervention
 from .positions import canonical_positions
 
 SCHEMA = 1
-_FIELDS = ("factor", "layer", "positions", "form", "concept", "model_name")
+_TEXT = (str, type(None))
+_FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
+_DTYPES = {"direction": torch.float32, "history": torch.float64}
 
 
 class VectorFileError(ValueError):
     """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
+
+
+class ReadOnly(dict[str, Any]):
+    """A dict that is not written to; copies and pickles like one."""
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnly, (dict(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnly":
+        return ReadOnly(deepcopy(dict(self), memo))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,8 +85,10 @@ class SteeringVector:
             raise ValueError(f"the direction has shape {tuple(direction.shape)}; it must be one row of d_model numbers")
         if not direction.isfinite().all():
             raise ValueError("the direction holds NaN or infinite entries")
-        if not math.isfinite(self.factor):
+        if isinstance(self.factor, bool) or not math.isfinite(self.factor):
             raise ValueError(f"the factor is {self.factor!r}; it must be finite")
+        if not (self.factor * direction).norm().isfinite():
+            raise ValueError(f"factor {self.factor:.4g} times the direction has no finite norm in float32")
         if isinstance(self.layer, bool) or int(self.layer) != self.layer or self.layer < 0:
             raise ValueError(f"the layer is {self.layer!r}; it must be a block's index, counted from 0")
         intervention(self.form)
@@ -80,7 +99,7 @@ class SteeringVector:
         store(self, "factor", float(self.factor))
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
-        store(self, "provenance", MappingProxyType(dict(self.provenance)))
+        store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
 
     @property
     def vector(self) -> Float[Tensor, " d_model"]:
@@ -225,9 +244,14 @@ def _from_bytes(content: bytes) -> SteeringVector:
     tensors = safetensors.torch.load(content)
     if _checksum(payload, tensors) != metadata.get("sha256"):
         raise VectorFileError("the checksum does not match: the file was damaged after it was saved")
+    if any(tensor.dtype != _DTYPES.get(name) for name, tensor in tensors.items()):
+        raise VectorFileError(f"unexpected tensors: {sorted(tensors)}")
     header = json.loads(payload)
-    if header["schema"] > SCHEMA:
+    if header["schema"] not in range(1, SCHEMA + 1):
         raise VectorFileError(f"schema {header['schema']}, this steerlens reads up to {SCHEMA}: upgrade steerlens")
+    for name, kinds in _FIELDS.items():
+        if type(header[name]) not in kinds:
+            raise VectorFileError(f"the header's {name} is {header[name]!r}, not {' or '.join(k.__name__ for k in kinds)}")
     history = None
     if header["history"] is not None:
         history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])

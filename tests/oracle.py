@@ -43,7 +43,7 @@ def phi(h: Tensor, v: Tensor, alpha: Any, form: str) -> Tensor:
         return h + alpha * v
     u = v / v.detach().norm()
     if form == "null":
-        return h - torch.outer((h @ u).clamp(min=0), u)
+        return h - alpha * torch.outer((h @ u).clamp(min=0), u)
     return h + alpha * v - torch.outer(h @ u, u)
 
 

@@ -151,7 +151,7 @@ def test_sources_that_hold_no_rows(tmp_path: Path) -> None:
         SteeringData(tmp_path / "none.csv")
     with pytest.raises(DataError, match="the data have no rows"):
         SteeringData([])
-    with pytest.raises(DataError, match="the data are one mapping; give a list of rows"):
+    with pytest.raises(DataError, match="the data are dict; give a list of rows"):
         SteeringData({"prompt": ["a"], "response": ["b"]})
 
 

@@ -1,6 +1,7 @@
 """Means, intervals and unscored rows, against tables worked out by hand."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from steerlens.evaluation import Evaluation, accuracy, evaluate
 from steerlens.judging import Scores, ScriptedJudge
 
 
-def frame(rows: list[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
+def frame(rows: Sequence[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
     built = []
     for concept, *ratings in rows:
         scores = Scores(*ratings)

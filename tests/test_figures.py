@@ -1,6 +1,7 @@
 """Figures carry what they say; pages stand alone."""
 
 import re
+from typing import Any
 
 import pandas as pd
 
@@ -14,8 +15,9 @@ HISTORY = pd.DataFrame(
 
 def test_history_figure_has_a_trace_per_panel_and_vector():
     figure = steerlens.figures.plot_history({"a": HISTORY, "b": HISTORY * 2})
-    assert len(figure.data) == 8
-    first = [trace for trace in figure.data if trace.name == "a"]
+    traces: Any = figure.data
+    assert len(traces) == 8
+    first = [trace for trace in traces if trace.name == "a"]
     assert [list(trace.y) for trace in first] == [[2.0, 1.0], [4.0, 5.0], [8.0, 9.0], [1.0, 0.5]]
     titles = {annotation.text for annotation in figure.layout.annotations}
     assert len(titles) == 4

@@ -13,7 +13,8 @@ ROOT = Path(steerlens.__file__).parent
 
 # from the bottom up; a module may import those in rows below its own
 ORDER = (
-    ("positions", "interventions", "objectives", "scaling", "judging", "data"),
+    ("positions", "interventions", "objectives", "judging"),
+    ("scaling", "data"),
     ("vector", "terrarium"),
     ("model",),
     ("passes",),

@@ -11,6 +11,7 @@ from oracle import edited_places, phi
 from torch import Tensor
 
 import steerlens
+from steerlens.model import frozen
 from steerlens.objectives import (
     Logprobs,
     RowLosses,
@@ -79,9 +80,10 @@ def formula(name: str, steered: Any, other: Any, naive: Naive) -> Tensor:
 def test_value_and_gradient_equal_the_formula(benches, paired, architecture, name, positions):
     bench = benches(architecture)
     config = steerlens.TrainConfig(epochs=1, batch_size=len(paired), factor_init=0.5, direction_init=4.0)
-    settings = {"layer": LAYER, "positions": positions, "objective": name, "form": "add", "factor": "joint"}
+    settings = {"layer": LAYER, "positions": positions, "objective": name, "form": "add", "factor": "joint", "rank": 1}
     (run,) = prepare(bench.model, {"x": paired}, config=config, init=None, seed=0, **settings).values()
-    (loss,) = backward(bench.model, [run], [run.examples])
+    with frozen(bench.model):
+        (loss,) = backward(bench.model, [run], [run.examples])
     v = run.direction.detach().clone().requires_grad_()
     alpha = run.factor.detach().clone().requires_grad_()
     naive = Naive(bench, v, alpha, positions)
@@ -91,6 +93,7 @@ def test_value_and_gradient_equal_the_formula(benches, paired, architecture, nam
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     assert v.grad is not None and alpha.grad is not None and run.factor.grad is not None
+    assert run.direction.grad is not None
     for ours, theirs in ((run.direction.grad, v.grad), (run.factor.grad, alpha.grad)):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
     assert float(v.grad.norm()) > 0

@@ -150,7 +150,7 @@ def test_right_padding_with_eos_and_no_mask_is_refused(benches: Callable[..., Be
     eos = model.tokenizer.pad_token_id
     assert eos == model.tokenizer.eos_token_id
     with steerlens.steer(model, make_vector()):
-        with pytest.raises(ValueError, match=r"both padding and end of text.*pass attention_mask"):
+        with pytest.raises(ValueError, match=r"both padding and a token of its own.*pass attention_mask"):
             model.original_model(input_ids=tokens([*IDS[:6], eos, eos], IDS[:8]))
         with pytest.raises(ValueError, match="rows begin with padding"):
             model.original_model(input_ids=tokens([eos, eos, 10, 11], IDS[:4]))
