@@ -16,18 +16,31 @@ if TYPE_CHECKING:
     from . import terrarium as terrarium
     from .auditing import Audit as Audit
     from .auditing import audit as audit
+    from .calibration import calibrate as calibrate
+    from .calibration import mean_kl as mean_kl
     from .data import Example as Example
     from .data import SteeringData as SteeringData
     from .data import read_axbench as read_axbench
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .extraction import Activations as Activations
+    from .extraction import collect as collect
+    from .extraction import extract as extract
+    from .extraction import from_direction as from_direction
+    from .extraction import sae_direction as sae_direction
     from .generation import generate as generate
     from .judging import Judge as Judge
     from .judging import Scores as Scores
     from .judging import ScriptedJudge as ScriptedJudge
     from .model import load_model as load_model
     from .passes import SteeringError as SteeringError
+    from .prompting import SteeringPrompt as SteeringPrompt
     from .scaling import TrainConfig as TrainConfig
+    from .scanning import LayerScan as LayerScan
+    from .scanning import scan_layers as scan_layers
+    from .selection import Selection as Selection
+    from .selection import select_factor as select_factor
+    from .selection import select_factors as select_factors
     from .steering import PerPrompt as PerPrompt
     from .steering import hook as hook
     from .steering import steer as steer
@@ -38,6 +51,19 @@ if TYPE_CHECKING:
     from .vector import VectorFileError as VectorFileError
 
 _HOME = {
+    "Activations": "extraction",
+    "collect": "extraction",
+    "extract": "extraction",
+    "from_direction": "extraction",
+    "sae_direction": "extraction",
+    "mean_kl": "calibration",
+    "calibrate": "calibration",
+    "Selection": "selection",
+    "select_factor": "selection",
+    "select_factors": "selection",
+    "SteeringPrompt": "prompting",
+    "LayerScan": "scanning",
+    "scan_layers": "scanning",
     "figures": "figures",
     "scaling": "scaling",
     "terrarium": "terrarium",

@@ -103,7 +103,7 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
 
     Returns:
         Concept id -> data, in the order of the ids. Each has the concept's words, `metadata` (concept_id, ref, genre)
-        and the benchmark's shared `negatives`.
+        and as `negatives` the shared ones of its genre, as the benchmark takes them.
 
     Raises:
         FileNotFoundError: the folder has no such files.
@@ -122,7 +122,7 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     missing = {"input", "output", "concept_id", "category"} - set(table.columns)
     if missing:
         raise DataError(f"{table_path.name} lacks the columns {sorted(missing)}")
-    negatives = _rows_of(table[table["category"] == "negative"])
+    negatives = table[table["category"] == "negative"]
     concepts: dict[int, SteeringData] = {}
     for line in _json_lines(folder / "metadata.jsonl"):
         number = int(line["concept_id"])
@@ -131,7 +131,8 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
             raise DataError(f"concept {number} ({line['concept']!r}) has no positive rows in {table_path.name}")
         genres = line.get("concept_genres_map", {})
         metadata = {"concept_id": number, "ref": line.get("ref"), "genre": next(iter(genres.values()), [None])[0]}
-        concepts[number] = SteeringData(_rows_of(rows), line["concept"], metadata, negatives)
+        alike = negatives[negatives["concept_genre"] == metadata["genre"]] if "concept_genre" in table else negatives
+        concepts[number] = SteeringData(_rows_of(rows), line["concept"], metadata, _rows_of(alike))
     return dict(sorted(concepts.items()))
 
 

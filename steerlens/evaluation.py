@@ -11,7 +11,7 @@ from .data import Prompt
 from .generation import as_prompts, generate, row_seeds
 from .judging import RATINGS, UNSCORED, Judge, Scores
 from .model import Bridge
-from .steering import PerPrompt, Steer
+from .steering import PerPrompt, SteerText
 
 SCORES = (*(f"{name}_score" for name in RATINGS), "overall")
 RESAMPLES = 2000
@@ -82,7 +82,7 @@ class Evaluation:
 
 def evaluate(
     model: Bridge,
-    sv: Steer | PerPrompt,
+    sv: SteerText | PerPrompt,
     concept: str | Sequence[str],
     prompts: Sequence[Prompt],
     judge: Judge,
@@ -97,7 +97,8 @@ def evaluate(
     """Generate a steered response to each prompt and have it judged for a concept (Bao et al. 2026, Sec. 5).
 
     Args:
-        sv: what steers: a vector, several together, or None for the plain model.
+        sv: what steers: a vector, several together, a `SteeringPrompt`, one per prompt, or None for the plain model. The
+            judge is shown the prompts without steering prompts.
         concept: what the judge looks for, in all responses or one concept per prompt.
         judge: anything with `score(concept, prompt, response) -> Scores`. Where it raises, the row is unscored and keeps
             the reason; only an interrupt stops the evaluation.
@@ -155,7 +156,7 @@ class Checkable(Protocol):
 
 def accuracy(
     model: Bridge,
-    sv: Steer | PerPrompt,
+    sv: SteerText | PerPrompt,
     questions: Sequence[Checkable],
     *,
     max_new_tokens: int = 128,

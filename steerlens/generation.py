@@ -23,13 +23,15 @@ from .model import (
     stop_tokens,
 )
 from .passes import announced
-from .steering import Edit, PerPrompt, Recorder, Steer, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
+from .prompting import SteeringPrompt
+from .steering import Edit, PerPrompt, Recorder, Steer, SteerText, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
+from .vector import SteeringVector
 
 
 def generate(
     model: Bridge,
     prompts: Prompt | Sequence[Prompt],
-    steer: Steer | PerPrompt = None,
+    steer: SteerText | PerPrompt = None,
     *,
     max_new_tokens: int = 128,
     temperature: int | float = 1.0,
@@ -43,7 +45,7 @@ def generate(
 
     Args:
         prompts: texts (one user turn each) or conversations; a single one is taken as a list of one.
-        steer: a vector, several applied together, `PerPrompt([...])`, or None.
+        steer: a vector, several applied together, a `SteeringPrompt`, `PerPrompt([...])`, or None.
         max_new_tokens: length limit; a response ends earlier at an end-of-turn or end-of-text token.
         temperature: of plain sampling from the whole distribution; 0 = greedy.
         seed: of the batch, from which each prompt gets its own (see `row_seeds`), or one seed per prompt. A row sampled
@@ -65,11 +67,12 @@ def generate(
     seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
     if len(seeds) != len(batch):
         raise ValueError(f"{len(seeds)} seeds for {len(batch)} prompts: give one seed, or one per prompt")
-    rows, _ = prepare(model, batch, steer, max_new_tokens, chat)
+    batch, acting = with_steering_prompts(batch, steer)
+    rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
     texts: list[str] = []
     for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
         part = slice(start, start + batch_size)
-        here = PerPrompt(steer[part]) if isinstance(steer, PerPrompt) else steer
+        here = PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting
         generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
         edits = _edits(here)
         responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
@@ -98,6 +101,22 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return listed  # type: ignore[return-value]
 
 
+def with_steering_prompts(prompts: Sequence[Prompt], steer: SteerText | PerPrompt) -> tuple[list[Prompt], Steer | PerPrompt]:
+    """The prompts with steering prompts before them, and the vectors that are left."""
+    if isinstance(steer, PerPrompt):
+        pairs = list(zip(prompts, steer, strict=False))
+        changed = [one.apply(prompt) if isinstance(one, SteeringPrompt) else prompt for prompt, one in pairs]
+        return [*changed, *prompts[len(pairs) :]], PerPrompt(
+            [None if isinstance(one, SteeringPrompt) else one for one in steer]
+        )
+    listed = [] if steer is None else [steer] if isinstance(steer, (SteeringVector, SteeringPrompt)) else list(steer)
+    changed = list(prompts)
+    for one in listed:
+        if isinstance(one, SteeringPrompt):
+            changed = [one.apply(prompt) for prompt in changed]
+    return changed, [one for one in listed if not isinstance(one, SteeringPrompt)]
+
+
 def prepare(
     model: Bridge, prompts: Sequence[Prompt], steer: Steer | PerPrompt, max_new_tokens: int, chat: bool
 ) -> tuple[list[list[int]], list[Edit]]:
@@ -107,7 +126,7 @@ def prepare(
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if isinstance(steer, PerPrompt) and len(steer) != len(prompts):
         raise ValueError(f"PerPrompt has {len(steer)} vectors for {len(prompts)} prompts")
-    vectors = [sv for sv in steer if sv is not None] if isinstance(steer, PerPrompt) else as_list(steer)
+    vectors = [sv for sv in steer if isinstance(sv, SteeringVector)] if isinstance(steer, PerPrompt) else as_list(steer)
     for vector in vectors:
         check_fits(model, vector)
     rows = [encode_prompt(model, prompt, chat) for prompt in prompts]

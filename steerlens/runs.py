@@ -1,24 +1,22 @@
-"""What one vector's training consists of: checked settings, data, parameters, the order of batches, and its record."""
+"""What one training run consists of: checked settings, data, the order of batches, and the vectors at its layers."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-from torch import Tensor
 
 from . import scaling
 from .data import SteeringData
-from .interventions import intervention
+from .interventions import REFT, intervention
 from .likelihood import EncodedExample, encode_data, with_reference
-from .model import Bridge, check_layer, check_model, d_model, device, frozen, hook_name, identity, model_name
-from .objectives import REFERENCE, Objective, needs, objective_function, objective_name
+from .model import Bridge, check_layer, check_model, d_model, device, frozen, identity, model_name
+from .objectives import NULL, REFERENCE, Objective, needs, objective_function, objective_name
 from .positions import PositionFunction, canonical_positions
 from .scaling import TrainConfig
+from .sites import Moment, Row, Site, generator_for, new_site
 from .steering import check_fits
 from .vector import SteeringVector
 
@@ -29,7 +27,7 @@ Factor = str | int | float | Sequence[int | float]
 class Shared(NamedTuple):
     """What all vectors trained together have in common."""
 
-    layer: int
+    layers: tuple[int, ...]
     positions: str | PositionFunction
     objective: Objective
     form: str
@@ -40,20 +38,16 @@ class Shared(NamedTuple):
 
 @dataclass
 class Run:
-    """One vector in training: its data, parameters and record."""
+    """One data set in training, with a vector at each layer."""
 
     shared: Shared
     data: SteeringData
     examples: list[EncodedExample]
-    direction: Tensor
-    factor: Tensor
+    sites: list[Site]
     provenance: dict[str, Any]
     seed: int
-    first: Tensor = field(init=False)
-    history: list[dict[str, int | float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.first = self.direction.detach().clone()
         rows_per_step = self.shared.config.batch_size * self.shared.config.accumulate
         self.steps_per_epoch = math.ceil(len(self.examples) / rows_per_step)
         self.n_steps = self.steps_per_epoch * self.shared.config.epochs
@@ -68,62 +62,38 @@ class Run:
             for start in range(0, n, size):
                 yield [self.examples[place] for place in places[start : start + size]]
 
-    def record(self, step: int, loss: float, before: tuple[Tensor, float], grad_norm: float) -> dict[str, int | float]:
-        """Append the history's row of a step that has just been taken."""
-        direction, factor = self.direction.detach(), float(self.factor.detach())
-        change, factor_change = direction - before[0], factor - before[1]
-        spread = math.sqrt(direction.numel())
+    def record(self, step: int, loss: float, before: Sequence[Moment], grad_norms: Sequence[float]) -> list[Row]:
+        """Append the history's row of a step that has just been taken, at each layer."""
+        common = {"step": step, "epoch": step // self.steps_per_epoch, "loss": loss}
         decay = scaling.learning_rate_scale(step, self.n_steps)
         config = self.shared.config
-        row = {
-            "step": step,
-            "epoch": step // self.steps_per_epoch,
-            "loss": loss,
-            "factor": factor,
-            "direction_norm": float(direction.norm()),
-            "vector_norm": abs(factor) * float(direction.norm()),
-            "direction_grad_norm": grad_norm,
-            "factor_grad": 0.0 if self.factor.grad is None else float(self.factor.grad),
-            "delta1": abs(factor_change) * float(before[0].norm()) / spread,
-            "delta2": abs(before[1]) * float(change.norm()) / spread,
-            "delta3": abs(factor_change) * float(change.norm()) / spread,
-            "cos_init": _cosine(direction, self.first),
-            "cos_prev": _cosine(direction, before[0]),
+        rates = {
             "factor_lr": 0.0 if self.shared.factors else config.factor_lr * decay,
             "direction_lr": config.direction_lr * decay,
         }
-        self.history.append(row)
-        return row
+        for site, old, norm in zip(self.sites, before, grad_norms, strict=True):
+            site.history.append(common | site.measure(old, norm) | rates)
+        return [site.history[-1] for site in self.sites]
 
-    def finish(self) -> SteeringVector:
-        """The trained vector."""
-        shared = self.shared
-        factor = sum(shared.factors) / len(shared.factors) if shared.factors else float(self.factor.detach())
-        return SteeringVector(
-            self.direction.detach(),
-            factor,
-            shared.layer,
-            shared.positions,
-            shared.form,
-            self.data.concept,
-            self.provenance["model_name"],
-            self.provenance,
-            pd.DataFrame(self.history).astype({"step": int, "epoch": int}),
-        )
+    def finish(self) -> list[SteeringVector]:
+        """The trained vectors, one per layer."""
+        factors = self.shared.factors
+        mean = sum(factors) / len(factors) if factors else None
+        return [site.finish(self.shared.positions, self.data.concept, self.provenance, mean) for site in self.sites]
 
 
 def prepare(
     model: Bridge,
     datasets: Mapping[str, SteeringData],
     *,
-    layer: int,
+    layer: int | Sequence[int],
     positions: str | PositionFunction,
     objective: str | Objective,
     form: str,
     factor: Factor,
     rank: int,
     config: TrainConfig | None,
-    init: SteeringVector | None,
+    init: SteeringVector | Sequence[SteeringVector] | None,
     seed: int,
 ) -> dict[str, Run]:
     """Check everything that can be checked before work starts, and set up one run per data set.
@@ -132,10 +102,7 @@ def prepare(
         ValueError, DataError: settings or data that cannot be used.
     """
     check_model(model)
-    check_layer(model, layer)
-    intervention(form)
-    if rank != 1:
-        raise ValueError(f"rank {rank!r}: a steering vector of form {form!r} has rank 1")
+    layers = _read_layers(model, layer)
     if torch.is_inference_mode_enabled():
         raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
     if config is not None and not isinstance(config, TrainConfig):
@@ -143,18 +110,20 @@ def prepare(
     positions = canonical_positions(positions)
     function = objective_function(objective)
     needed = needs(function)
+    _check_form(form, rank, needed)
     factors = _read_factors(factor)
-    if init is not None:
-        check_fits(model, init)
+    starts = _read_init(model, init, layers, form, rank)
+    if config is not None and config.null_factor_init is not None and NULL not in needed:
+        raise ValueError(f"null_factor_init is set, but the objective {objective_name(objective)!r} has no Null intervention")
     config, source = published_settings(model, positions, objective) if config is None else (config, "given by the caller")
-    shared = Shared(layer, positions, function, form, config, factors)
+    shared = Shared(layers, positions, function, form, config, factors)
     common = identity(model) | {
-        "hook_point": hook_name(layer),
-        "layer": layer,
         "positions": positions if isinstance(positions, str) else "function",
         "form": form,
+        "rank": rank,
         "objective": objective_name(objective),
         "factor": factor if isinstance(factor, (str, int, float)) else list(factors),
+        "layers_trained_together": list(layers),
         "config": asdict(config),
         "config_source": source,
         "init": None if init is None else "given vector",
@@ -168,19 +137,54 @@ def prepare(
             with frozen(model):
                 examples = with_reference(model, examples, config.batch_size)
         provenance = common | {"data_hash": data.hash, "n_examples": len(data)}
-        direction, start = _initial(shared, init, d_model(model), seed)
-        direction = direction.to(device(model)).requires_grad_()
-        alpha = torch.tensor(start, device=device(model), requires_grad=not factors)
-        runs[name] = Run(shared, data, examples, direction, alpha, provenance, seed)
+        sites = [
+            new_site(at, form, rank, config, factors, start, d_model(model), device(model), site_seed(seed, place))
+            for place, (at, start) in enumerate(zip(layers, starts, strict=True))
+        ]
+        runs[name] = Run(shared, data, examples, sites, provenance, seed)
     return runs
 
 
-def _initial(shared: Shared, init: SteeringVector | None, width: int, seed: int) -> tuple[Tensor, float]:
-    """alpha_0 and v_0 (Algorithm 1, line 1)."""
-    if init is not None:
-        return init.direction.clone(), shared.factors[0] if shared.factors else init.factor
-    direction = scaling.initial_direction(shared.config, width, generator_for(seed, "direction"))
-    return direction, shared.factors[0] if shared.factors else scaling.initial_factor(shared.config, width)
+def site_seed(seed: int, place: int) -> int:
+    """The seed of the initial direction at the n-th layer: the run's own at the first, so that one layer is as alone."""
+    return seed if place == 0 else int(torch.randint(2**62, (), generator=generator_for(seed, f"layer {place}")))
+
+
+def _read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
+    layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"the layers {list(layers)} must be at least one, each once")
+    for one in layers:
+        check_layer(model, one)
+    return layers
+
+
+def _check_form(form: str, rank: int, needed: frozenset[str]) -> None:
+    intervention(form)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank {rank!r}: it must be a whole number of at least 1")
+    if form not in REFT and rank != 1:
+        raise ValueError(
+            f"rank {rank!r}: a steering vector of form {form!r} has rank 1; {' and '.join(sorted(REFT))} have others"
+        )
+    if form in REFT and NULL in needed:
+        raise ValueError(f'the form {form!r} has no Null intervention, which this objective needs: use objective="simpo"')
+
+
+def _read_init(
+    model: Bridge, init: SteeringVector | Sequence[SteeringVector] | None, layers: Sequence[int], form: str, rank: int
+) -> list[SteeringVector | None]:
+    """The vector to start from at each layer, or None."""
+    if init is None:
+        return [None] * len(layers)
+    vectors = [init] if isinstance(init, SteeringVector) else list(init)
+    if len(vectors) != len(layers):
+        raise ValueError(f"init has {len(vectors)} vectors for {len(layers)} layers")
+    for vector in vectors:
+        check_fits(model, vector)
+        if (form in REFT or vector.form in REFT) and (vector.form, vector.rank) != (form, rank):
+            raise ValueError(f"init has form {vector.form!r} and rank {vector.rank}; form {form!r} of rank {rank} is trained")
+    return list(vectors)
 
 
 def _read_factors(factor: Factor) -> tuple[float, ...]:
@@ -205,16 +209,6 @@ def published_settings(model: Bridge, positions: str | PositionFunction, objecti
         f"learning rates transferred from width {row.d_model} to {width}"
     )
     return scaling.transfer(row.config, row.d_model, width), source
-
-
-def generator_for(seed: int, purpose: str) -> torch.Generator:
-    """A generator of its own for each purpose, so that methods which draw more do not shift the others."""
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
 def _versions() -> dict[str, str]:

@@ -47,6 +47,11 @@ class TrainConfig:
     """Train on an end-of-sequence token after each uncut response."""
     accumulate: int = 1
     """Forward passes per step; the step's loss is the mean over all their tokens, as if it were one large batch."""
+    null_factor_init: int | float | None = None
+    """Objective "reps": start of a second, trained strength of the Null intervention (1 = takes all of h along u away);
+    None = 1 throughout, as in the paper."""
+    null_factor_lr: int | float = 0.1
+    """Adam's learning rate of that strength, where it is trained; decays linearly to 0, the same at every width."""
     init_distribution: Literal["uniform", "normal"] = "uniform"
     """uniform: U(-lambda/sqrt(n), lambda/sqrt(n)), the released code. normal: N(0, lambda/n), Algorithm 1 as printed."""
 
@@ -55,8 +60,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name in ("factor_init", "direction_init", "factor_lr", "direction_lr"):
+        for name in ("factor_init", "direction_init", "factor_lr", "direction_lr", "null_factor_init", "null_factor_lr"):
             value = getattr(self, name)
+            if name == "null_factor_init" and value is None:
+                continue
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
         if self.grad_clip is not None and not self.grad_clip > 0:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .interventions import edit_tokens
+from .interventions import Weights, edit_tokens, stack
 from .model import (
     Bridge,
     HookFunction,
@@ -23,10 +23,13 @@ from .model import (
 )
 from .passes import PassTracker, SteeringError
 from .positions import PositionFunction, position_mask
+from .prompting import SteeringPrompt
 from .vector import SteeringVector
 
 Steer = SteeringVector | Sequence[SteeringVector] | None
 """One vector, several applied together (each adds its edit, in order), or none."""
+SteerText = SteeringVector | SteeringPrompt | Sequence[SteeringVector | SteeringPrompt] | None
+"""What steers a text from its prompt on: vectors, and steering prompts, which only the maker of the prompt can apply."""
 
 
 class Edit(NamedTuple):
@@ -35,8 +38,8 @@ class Edit(NamedTuple):
     layer: int
     positions: str | PositionFunction
     form: str
-    directions: Float[Tensor, "vector d_model"]
-    factors: Float[Tensor, " vector"]
+    weights: Weights
+    """Of all the vectors, stacked."""
     which: Int[Tensor, " batch"] | None
     """Which vector each row gets, -1 for none; None = all rows get the only one."""
 
@@ -44,34 +47,36 @@ class Edit(NamedTuple):
         self, hidden: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """The edited residual stream."""
-        directions, factors = self.directions.to(hidden.device), self.factors.to(hidden.device)
+        weights, mask = self.weights.each(lambda tensor: tensor.to(hidden.device)), mask.to(hidden.device)
         if self.which is not None:
             index = self.which.to(hidden.device)
             mask = mask & (index >= 0)[:, None]
-            directions, factors = directions[index.clamp(min=0)], factors[index.clamp(min=0)]
-        return edit_tokens(hidden, mask.to(hidden.device), directions, factors, self.form)
+            weights = weights.each(lambda tensor: tensor[index.clamp(min=0)])
+        return edit_tokens(hidden, mask, weights, self.form)
 
 
 Recorder = Callable[[PassTracker, Edit, Tensor, Tensor, Tensor], None]
 """(tracker, edit, hidden before, hidden after, mask)"""
 
 
-class PerPrompt(tuple[SteeringVector | None, ...]):
-    """One vector (or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
+class PerPrompt(tuple[SteeringVector | SteeringPrompt | None, ...]):
+    """One vector (or steering prompt, or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
 
-    def __new__(cls, vectors: Sequence[SteeringVector | None]) -> "PerPrompt":
+    def __new__(cls, vectors: Sequence[SteeringVector | SteeringPrompt | None]) -> "PerPrompt":
         for vector in vectors:
-            if vector is not None and not isinstance(vector, SteeringVector):
-                raise TypeError(f"PerPrompt takes SteeringVectors and None, got {type(vector).__name__}")
+            if vector is not None and not isinstance(vector, (SteeringVector, SteeringPrompt)):
+                raise TypeError(f"PerPrompt takes SteeringVectors, SteeringPrompts and None, got {type(vector).__name__}")
         return super().__new__(cls, vectors)
 
 
-def as_list(sv: Steer) -> list[SteeringVector]:
+def as_list(sv: Steer | PerPrompt) -> list[SteeringVector]:
     """The vectors in a list, whatever was given."""
     if isinstance(sv, PerPrompt):
         raise TypeError("PerPrompt says which row gets which vector: give it to generate or evaluate, not to steer")
-    vectors = [] if sv is None else [sv] if isinstance(sv, SteeringVector) else list(sv)
+    vectors = [] if sv is None else [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv)
     for vector in vectors:
+        if isinstance(vector, SteeringPrompt):
+            raise TypeError("a SteeringPrompt changes the prompt, not the residual stream: give it to generate or evaluate")
         if not isinstance(vector, SteeringVector):
             raise TypeError(f"expected a SteeringVector, got {type(vector).__name__}")
     return vectors
@@ -140,27 +145,26 @@ def _hook_function(edit: Edit, tracker: PassTracker, record: Recorder | None) ->
 
 
 def _on(edits: Sequence[Edit], place: torch.device) -> list[Edit]:
-    return [e._replace(directions=e.directions.to(place), factors=e.factors.to(place)) for e in edits]
+    return [edit._replace(weights=edit.weights.each(lambda tensor: tensor.to(place))) for edit in edits]
 
 
 def edits_for_all(vectors: Sequence[SteeringVector]) -> list[Edit]:
     """Edits for a batch in which every row gets all the vectors, in order."""
-    return [Edit(sv.layer, sv.positions, sv.form, sv.direction[None], torch.tensor([sv.factor]), None) for sv in vectors]
+    return [Edit(sv.layer, sv.positions, sv.form, stack([sv.weights]), None) for sv in vectors]
 
 
-def edits_by_row(rows: Sequence[SteeringVector | None]) -> list[Edit]:
+def edits_by_row(rows: PerPrompt) -> list[Edit]:
     """Edits for a batch in which each row has its own vector or none, grouped so that one hook serves many rows."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, sv in enumerate(rows):
-        if sv is not None:
-            groups.setdefault((sv.layer, sv.positions, sv.form), []).append(row)
+        if isinstance(sv, SteeringVector):
+            groups.setdefault((sv.layer, sv.positions, sv.form, sv.rank), []).append(row)
     edits = []
-    for (layer, positions, form), members in groups.items():
-        vectors = [sv for row in members if (sv := rows[row]) is not None]
+    for (layer, positions, form, _rank), members in groups.items():
+        vectors = [sv for row in members if isinstance(sv := rows[row], SteeringVector)]
         index = torch.full((len(rows),), -1, dtype=torch.long)
         index[members] = torch.arange(len(members))
-        directions = torch.stack([sv.direction for sv in vectors])
-        edits.append(Edit(layer, positions, form, directions, torch.tensor([sv.factor for sv in vectors]), index))
+        edits.append(Edit(layer, positions, form, stack([sv.weights for sv in vectors]), index))
     return edits
 
 

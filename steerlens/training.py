@@ -1,4 +1,4 @@
-"""Training: one loop for any number of vectors, each with its own data, in shared forward passes.
+"""Training: one loop for any number of vectors, each with its own data (or at its own layer), in shared forward passes.
 
 Joint training of factor and direction is Algorithm 1 of Bao et al. 2026; a fixed factor and factor sampling (Algorithm 2)
 train the direction alone. Rows of a batch carry the index of their vector, and a vector's result does not depend on which
@@ -7,7 +7,7 @@ others are trained beside it.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from einops import rearrange
@@ -17,14 +17,15 @@ from tqdm import tqdm
 
 from . import scaling
 from .data import as_data
-from .interventions import edit_tokens
+from .interventions import REFT, edit_tokens, stack
 from .likelihood import Batch, EncodedExample, encode_data, objective_logprobs, with_reference
-from .model import Bridge, Hooks, frozen, hook_name
-from .objectives import REFERENCE, Objective, needs, objective_function, row_losses
+from .model import Bridge, HookFunction, Hooks, frozen, hook_name
+from .objectives import NULL, REFERENCE, Objective, needs, objective_function, row_losses
 from .positions import PositionFunction, position_mask
-from .runs import Factor, Run, generator_for, prepare
+from .runs import Factor, Run, prepare
 from .scaling import TrainConfig
-from .steering import check_fits, edits_for_all
+from .sites import Row, Site, generator_for
+from .steering import Steer, as_list, check_fits, edits_for_all
 from .vector import SteeringVector
 
 PASS_TOKENS = 2048
@@ -38,6 +39,9 @@ class Step(NamedTuple):
     n_steps: int
     row: Mapping[str, int | float]
     """The step's row of the history."""
+    layer: int
+    direction: Tensor
+    """The direction as it is now, a copy on the CPU."""
 
 
 Callback = Callable[[Step], None]
@@ -47,6 +51,7 @@ class TrainingError(RuntimeError):
     """Training came to numbers that are not finite; no vector is returned."""
 
 
+@overload
 def train(
     model: Bridge,
     data: Any,
@@ -62,31 +67,68 @@ def train(
     seed: int = 42,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
-) -> SteeringVector:
+) -> SteeringVector: ...
+@overload
+def train(
+    model: Bridge,
+    data: Any,
+    *,
+    layer: Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> list[SteeringVector]: ...
+def train(
+    model: Bridge,
+    data: Any,
+    *,
+    layer: int | Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> SteeringVector | list[SteeringVector]:
     """Train one steering vector on a frozen model.
 
     Args:
         model: a TransformerBridge; it is left as it came.
         data: `SteeringData`, or anything it can be built from.
-        layer: 0-based block whose output is edited.
+        layer: 0-based block whose output is edited; or several, for one vector at each, trained together.
         positions: the tokens that are edited; "p2+s2" is PrOSV's choice, "all" the full-sequence vector (FSSV).
         objective: "lang", "simpo" (the scaled form), "reps", "dpo", "simpo_margin" (plain SimPO), or a function of `Logprobs`.
             All but "lang" compare with neutral responses, which the data must have.
-        form: "add" or "clamp".
+        form: "add", "clamp", or the ReFT forms "loreft" and "direft" (Wu et al. 2024). The paper has no settings for these:
+            they take the steering vector's, their bias in the role of the factor, and start as a vector that reads nothing.
         factor: "joint" trains it (Algorithm 1); a number fixes it; a sequence is drawn from at each step (Algorithm 2), and
-            the vector is returned with the sequence's mean as its factor.
-        rank: 1; a steering vector has no other.
+            the vector is returned with the sequence's mean as its factor: select one with `select_factor`. A ReFT form
+            trained jointly has factor 1.
+        rank: of the ReFT forms; a steering vector has rank 1.
         config: None takes the published settings for the positions and objective, transferred to the model's width.
-        init: a vector to start from instead of a random direction and `config.factor_init`.
+        init: a vector to start from instead of a random direction and `config.factor_init`; one per layer for several.
         seed: of the initial direction, the order of the examples and the sampled factors.
         progress: show a progress bar.
         callbacks: called with a `Step` after each step.
 
     Returns:
-        The vector; its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
+        The vector (a list in the order of the layers, if several were asked for; `steer` and `generate` take the list as
+        it is). Its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
         `direction_norm`, `vector_norm` and the cosines (to the first and the previous direction) are after it; `delta1`,
         `delta2`, `delta3` are the root mean squares per coordinate of `(d factor) direction`, `factor (d direction)` and
-        `(d factor)(d direction)`, the parts of the vector's update (Bao et al. 2026, Sec. 4).
+        `(d factor)(d direction)`, the parts of the vector's update (Bao et al. 2026, Sec. 4). With a ReFT form `bias` takes
+        the part of the factor in these, and `null_factor` is there if it is trained.
 
     Raises:
         ValueError, DataError: settings or data that cannot be used, before any work starts.
@@ -95,9 +137,11 @@ def train(
     name = getattr(data, "concept", None) or "vector"
     settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
     runs = prepare(model, {name: as_data(data)}, config=config, init=init, seed=seed, **settings)
-    return _loop(model, runs, progress, callbacks)[name]
+    vectors = _loop(model, runs, progress, callbacks)[name]
+    return vectors if isinstance(layer, Sequence) else vectors[0]
 
 
+@overload
 def train_many(
     model: Bridge,
     datasets: Mapping[Any, Any],
@@ -113,7 +157,40 @@ def train_many(
     seed: int = 42,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
-) -> dict[str, SteeringVector]:
+) -> dict[str, SteeringVector]: ...
+@overload
+def train_many(
+    model: Bridge,
+    datasets: Mapping[Any, Any],
+    *,
+    layer: Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, list[SteeringVector]]: ...
+def train_many(
+    model: Bridge,
+    datasets: Mapping[Any, Any],
+    *,
+    layer: int | Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, SteeringVector] | dict[str, list[SteeringVector]]:
     """Train one vector per data set in shared forward passes; each comes out as `train` alone would make it.
 
     A step takes `config.batch_size` rows of every data set. Arguments and errors as `train`.
@@ -124,26 +201,29 @@ def train_many(
     listed = {str(name): as_data(data) for name, data in datasets.items()}
     if len(listed) < len(datasets):
         raise ValueError(f"two data sets have the same name: {sorted(map(str, datasets))}")
-    return _loop(model, prepare(model, listed, config=config, init=init, seed=seed, **settings), progress, callbacks)
+    trained = _loop(model, prepare(model, listed, config=config, init=init, seed=seed, **settings), progress, callbacks)
+    return trained if isinstance(layer, Sequence) else {name: vectors[0] for name, vectors in trained.items()}
 
 
-def loss(
-    model: Bridge, sv: SteeringVector | None, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12
-) -> float:
-    """Mean objective over the data with a vector on (None = unsteered), without training.
+def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12) -> float:
+    """Mean objective over the data with a vector on (None = unsteered, a list = together), without training.
 
     Raises:
         ValueError, DataError: as `train`.
     """
     function = objective_function(objective)
-    if sv is not None:
-        check_fits(model, sv)
+    vectors = as_list(sv)
+    for vector in vectors:
+        check_fits(model, vector)
     needed = needs(function)
+    if NULL in needed and any(vector.form in REFT for vector in vectors):
+        raise ValueError("a ReFT form has no Null intervention, which this objective needs")
     encoded = encode_data(model, as_data(data), neutral=bool(needed))
 
     def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
         hooks = []
-        for edit in edits_for_all([] if sv is None else [sv if form is None else sv.replace(form=form, factor=1.0)]):
+        acting = vectors if form is None else [one.replace(form=form, factor=_null_factor(one)) for one in vectors]
+        for edit in edits_for_all(acting):
             mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
             hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
         return hooks
@@ -160,14 +240,21 @@ def loss(
     return total / weight
 
 
+def _null_factor(sv: SteeringVector) -> float:
+    """Strength of a vector's Null intervention: what was trained, else 1 (the paper's)."""
+    return float(sv.provenance.get("null_factor", 1.0))
+
+
 # --- the loop -------------------------------------------------------------------------------------------------------
 
 
-def _loop(model: Bridge, runs: Mapping[str, Run], progress: bool, callbacks: Sequence[Callback]) -> dict[str, SteeringVector]:
-    """Adam on every vector at once; a vector whose steps are done sits out."""
+def _loop(
+    model: Bridge, runs: Mapping[str, Run], progress: bool, callbacks: Sequence[Callback]
+) -> dict[str, list[SteeringVector]]:
+    """Adam on every vector at once; a run whose steps are done sits out."""
     listed = list(runs.items())
-    optimizer = torch.optim.Adam([{"params": [p]} for _, run in listed for p in (run.direction, run.factor) if p.requires_grad])
-    rates = [rate for _, run in listed for rate in _base_rates(run)]
+    trained = [(*pair, run.n_steps) for _, run in listed for site in run.sites for pair in site.trained()]
+    optimizer = torch.optim.Adam([{"params": [parameter]} for parameter, _, _ in trained])
     batches = [run.batches() for _, run in listed]
     draws = [generator_for(run.seed, "factor") for _, run in listed]
     bar = tqdm(total=max(run.n_steps for _, run in listed), desc="train", disable=not progress)
@@ -180,32 +267,31 @@ def _loop(model: Bridge, runs: Mapping[str, Run], progress: bool, callbacks: Seq
                 _draw_factor(run, draws[place])
             losses = backward(model, chosen, [next(batches[place]) for place in active])
             _check_finite(step, losses, [listed[place] for place in active])
-            before = [(run.direction.detach().clone(), float(run.factor.detach())) for run in chosen]
-            for group, (rate, n_steps) in zip(optimizer.param_groups, rates, strict=True):
+            before = [[site.moment() for site in run.sites] for run in chosen]
+            for group, (_, rate, n_steps) in zip(optimizer.param_groups, trained, strict=True):
                 group["lr"] = rate * scaling.learning_rate_scale(min(step, n_steps), n_steps)
-            norms = [_clip(run) for run in chosen]
+            norms = [[site.clip() for site in run.sites] for run in chosen]
             optimizer.step()
             for place, run, value, old, norm in zip(active, chosen, losses, before, norms, strict=True):
-                row = run.record(step, value, old, norm)
-                for callback in callbacks:
-                    callback(Step(listed[place][0], run.n_steps, row))
+                rows = run.record(step, value, old, norm)
+                for site, row in zip(run.sites, rows, strict=True):
+                    _tell(callbacks, listed[place][0], run, site, row)
             bar.update()
-            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", factor=f"{float(chosen[0].factor.detach()):.2f}")
+            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", factor=f"{float(chosen[0].sites[0].factor.detach()):.2f}")
     return {name: run.finish() for name, run in listed}
 
 
-def _base_rates(run: Run) -> list[tuple[float, int]]:
-    """Learning rate and number of steps of each of the run's trained parameters, in the optimizer's order."""
-    config = run.shared.config
-    rates = [(config.direction_lr, run.n_steps)]
-    return rates if run.shared.factors else [*rates, (config.factor_lr, run.n_steps)]
+def _tell(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
+    for callback in callbacks:
+        callback(Step(name, run.n_steps, row, site.layer, site.direction.detach().cpu().clone()))
 
 
 def _draw_factor(run: Run, generator: torch.Generator) -> None:
     """Factor sampling (Algorithm 2): each step draws one of the given factors."""
     if len(run.shared.factors) > 1:
         drawn = int(torch.randint(len(run.shared.factors), (), generator=generator))
-        run.factor = torch.tensor(run.shared.factors[drawn], device=run.factor.device)
+        for site in run.sites:
+            site.factor = torch.tensor(run.shared.factors[drawn], device=site.factor.device)
 
 
 def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedExample]]) -> list[float]:
@@ -222,7 +308,7 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
         for some in _by_length(rows):
             totals += _backward_pass(model, runs, some)
     for run, weight in zip(runs, totals[1].tolist(), strict=True):
-        for parameter in (run.direction, run.factor):
+        for parameter, _ in (pair for site in run.sites for pair in site.trained()):
             if parameter.grad is not None:
                 parameter.grad /= weight
     return (totals[0] / totals[1]).tolist()
@@ -243,19 +329,23 @@ def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tupl
 def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:
     """A forward and backward pass over rows of (run index, example); summed losses and weights of each run."""
     shared = runs[0].shared
-    index = torch.tensor([number for number, _ in rows], device=runs[0].direction.device)
-    directions, factors = torch.stack([run.direction for run in runs]), torch.stack([run.factor for run in runs])
+    index = torch.tensor([number for number, _ in rows], device=runs[0].sites[0].direction.device)
 
     def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
         mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
-        v, alpha = directions[index[place]], factors[index[place]]
-        alpha = alpha if form is None else torch.ones_like(alpha)
 
-        def edit(hidden: Tensor, hook: Any) -> Tensor:
-            here = hidden.device
-            return edit_tokens(hidden, mask.to(here), v.to(here), alpha.to(here), form or shared.form)
+        def hook_at(sites: Sequence[Site]) -> HookFunction:
+            weights = stack([site.weights() if form is None else site.null_weights() for site in sites])
+            by_row = weights.each(lambda tensor: tensor[index[place]])
 
-        return [(hook_name(shared.layer), edit)]
+            def edit(hidden: Tensor, hook: Any) -> Tensor:
+                here = hidden.device
+                return edit_tokens(hidden, mask.to(here), by_row.each(lambda tensor: tensor.to(here)), form or shared.form)
+
+            return edit
+
+        by_layer = zip(*(run.sites for run in runs), strict=True)
+        return [(hook_name(layer), hook_at(sites)) for layer, sites in zip(shared.layers, by_layer, strict=True)]
 
     needed = needs(shared.objective)
     logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for)
@@ -269,18 +359,13 @@ def _sum_by_run(values: Float[Tensor, "kind batch"], index: Tensor, n_runs: int)
     return values.double().cpu() @ member.double()
 
 
-def _clip(run: Run) -> float:
-    """Clip the direction's gradient, never the factor's (clipping both as one lets the factor's dwarf it)."""
-    limit = run.shared.config.grad_clip
-    return float(torch.nn.utils.clip_grad_norm_([run.direction], math.inf if limit is None else limit))
-
-
 def _check_finite(step: int, losses: Sequence[float], runs: Sequence[tuple[str, Run]]) -> None:
     for value, (name, run) in zip(losses, runs, strict=True):
-        grads = [p.grad for p in (run.direction, run.factor) if p.grad is not None]
+        grads = [p.grad for site in run.sites for p, _ in site.trained() if p.grad is not None]
         if not math.isfinite(value) or not all(bool(grad.isfinite().all()) for grad in grads):
+            site = run.sites[0]
             raise TrainingError(
                 f"{name}: the loss is {value} with gradients that are not all finite at step {step} of {run.n_steps}, factor "
-                f"{float(run.factor.detach()):.4g}, direction norm {float(run.direction.detach().norm()):.4g}, settings "
+                f"{float(site.factor.detach()):.4g}, direction norm {float(site.direction.detach().norm()):.4g}, settings "
                 f"{run.shared.config}: try smaller factor_init and factor_lr"
             )

@@ -23,13 +23,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .interventions import DIRECTED, intervention
+from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 
 SCHEMA = 1
 _TEXT = (str, type(None))
 _FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
-_DTYPES = {"direction": torch.float32, "history": torch.float64}
+_DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
+ORTHONORMAL = 1e-4
+"""How far U^T U of a LoReFT may be from the identity."""
 
 
 class VectorFileError(ValueError):
@@ -55,16 +57,19 @@ class ReadOnly(dict[str, Any]):
 class SteeringVector:
     """A direction, its factor, and where they act.
 
+    The forms "loreft" and "direft" have a rank: `direction` holds their output directions as rows, `read` and `bias` what is
+    written along them, and `factor` multiplies the whole edit.
+
     Two vectors are equal when they do the same: the same `vector`, form, layer, positions and model name. `2 * v`, `-v`,
     `v / 2`, `a + b` and `a - b` work on `vector`; sums need the same layer, positions, form "add" and model.
 
     Raises:
-        ValueError: a direction that is empty, not one-dimensional or not finite; a factor that is not finite; a layer
-            below 0; unknown positions or form; a clamp without direction.
+        ValueError: a direction that is empty, of the wrong shape or not finite; a factor that is not finite; a layer
+            below 0; unknown positions or form; a clamp without direction; a LoReFT whose rows are not orthonormal.
     """
 
-    direction: Float[Tensor, " d_model"]
-    """v, stored as float32 on the CPU (a copy of what is given)."""
+    direction: Float[Tensor, " d_model"] | Float[Tensor, "rank d_model"]
+    """v, stored as float32 on the CPU (a copy of what is given). loreft: U^T, orthonormal rows; direft: V^T."""
     factor: int | float
     """alpha."""
     layer: int
@@ -78,24 +83,28 @@ class SteeringVector:
     data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
     history: pd.DataFrame | None = None
     """One row per training step; see `steerlens.train`."""
+    read: Float[Tensor, "rank d_model"] | None = None
+    """W^T of loreft and direft: what is read from the residual stream."""
+    bias: Float[Tensor, " rank"] | None = None
+    """b of loreft and direft."""
 
     def __post_init__(self) -> None:
-        direction = torch.as_tensor(self.direction).detach().to("cpu", torch.float32).clone()
-        if direction.ndim != 1 or direction.numel() == 0:
-            raise ValueError(f"the direction has shape {tuple(direction.shape)}; it must be one row of d_model numbers")
-        if not direction.isfinite().all():
-            raise ValueError("the direction holds NaN or infinite entries")
+        intervention(self.form)
+        direction, read, bias = (_own_copy(tensor) for tensor in (self.direction, self.read, self.bias))
+        assert direction is not None
+        _check_shapes(self.form, direction, read, bias)
         if isinstance(self.factor, bool) or not math.isfinite(self.factor):
             raise ValueError(f"the factor is {self.factor!r}; it must be finite")
         if not (self.factor * direction).norm().isfinite():
             raise ValueError(f"factor {self.factor:.4g} times the direction has no finite norm in float32")
         if isinstance(self.layer, bool) or int(self.layer) != self.layer or self.layer < 0:
             raise ValueError(f"the layer is {self.layer!r}; it must be a block's index, counted from 0")
-        intervention(self.form)
         if self.form in DIRECTED and not direction.any():
             raise ValueError(f"the form {self.form!r} needs a direction that is not zero")
         store = object.__setattr__
         store(self, "direction", direction)
+        store(self, "read", read)
+        store(self, "bias", bias)
         store(self, "factor", float(self.factor))
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
@@ -103,8 +112,8 @@ class SteeringVector:
 
     @property
     def vector(self) -> Float[Tensor, " d_model"]:
-        """`factor * direction`."""
-        return self.factor * self.direction
+        """`factor * direction`; of a ReFT form the constant part of its edit, `factor * U b`."""
+        return self.factor * (self.direction if self.bias is None else self.bias @ self.direction)
 
     @property
     def norm(self) -> float:
@@ -113,7 +122,17 @@ class SteeringVector:
 
     @property
     def d_model(self) -> int:
-        return self.direction.numel()
+        return self.direction.shape[-1]
+
+    @property
+    def rank(self) -> int:
+        """Number of output directions: 1, or the rank of a ReFT form."""
+        return self.direction.shape[0] if self.direction.ndim == 2 else 1
+
+    @property
+    def weights(self) -> Weights:
+        """The tensors that the form computes with."""
+        return Weights(self.direction.view(self.rank, self.d_model), torch.tensor(self.factor), self.read, self.bias)
 
     def scaled(self, scale: int | float) -> "SteeringVector":
         """The same direction with `scale` times the factor."""
@@ -148,13 +167,19 @@ class SteeringVector:
 
     def __repr__(self) -> str:
         numbers = f"factor={self.factor:.4g}, norm={self.norm:.4g}, d_model={self.d_model}"
-        place = f"layer={self.layer}, positions={self.positions!r}, form={self.form!r}"
+        rank = f", rank={self.rank}" if self.form in REFT else ""
+        place = f"layer={self.layer}, positions={self.positions!r}, form={self.form!r}{rank}"
         return f"SteeringVector({self.concept!r}, {numbers}, {place}, model_name={self.model_name!r})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SteeringVector):
             return NotImplemented
-        return self._place() == other._place() and torch.equal(self.vector, other.vector)
+        if self._place() != other._place():
+            return False
+        if self.read is None or self.bias is None or other.read is None or other.bias is None:
+            return torch.equal(self.vector, other.vector)
+        pairs = ((self.direction, other.direction), (self.read, other.read), (self.bias, other.bias))
+        return self.factor == other.factor and all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
     def __hash__(self) -> int:
         return hash((*self._place(), tuple(self.vector.tolist())))
@@ -190,7 +215,7 @@ class SteeringVector:
             raise VectorFileError(f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})") from error
 
     def _place(self) -> tuple[Any, ...]:
-        return (self.form, self.layer, self.positions, self.model_name)
+        return (self.form, self.rank, self.layer, self.positions, self.model_name)
 
     def _combine(self, other: "SteeringVector", sign: float) -> "SteeringVector":
         if not isinstance(other, SteeringVector):
@@ -205,6 +230,34 @@ class SteeringVector:
         joined = concepts[0] if len(set(concepts)) == 1 else (" + " if sign > 0 else " - ").join(concepts) or None
         return SteeringVector(
             self.vector + sign * other.vector, 1.0, self.layer, self.positions, self.form, joined, self.model_name
+        )
+
+
+def _own_copy(tensor: Any) -> Tensor | None:
+    return None if tensor is None else torch.as_tensor(tensor).detach().to("cpu", torch.float32).clone()
+
+
+def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tensor | None) -> None:
+    """Raise ValueError unless the tensors are those of the form, finite, and of shapes that go together."""
+    shape = tuple(direction.shape)
+    if form not in REFT:
+        if direction.ndim != 1 or direction.numel() == 0:
+            raise ValueError(f"the direction has shape {shape}; it must be one row of d_model numbers")
+        if read is not None or bias is not None:
+            raise ValueError(f"read and bias belong to {' and '.join(sorted(REFT))}, not to the form {form!r}")
+    elif read is None or bias is None:
+        raise ValueError(f"the form {form!r} needs read (rank, d_model) and bias (rank,) beside its direction")
+    elif direction.ndim != 2 or direction.numel() == 0 or read.shape != shape or tuple(bias.shape) != shape[:1]:
+        raise ValueError(
+            f"the form {form!r} needs direction and read of shape (rank, d_model) and bias of shape (rank,), got {shape}, "
+            f"{tuple(read.shape)}, {tuple(bias.shape)}"
+        )
+    for name, tensor in (("direction", direction), ("read", read), ("bias", bias)):
+        if tensor is not None and not tensor.isfinite().all():
+            raise ValueError(f"the {name} holds NaN or infinite entries")
+    if form == "loreft" and float((direction @ direction.T - torch.eye(len(direction))).abs().max()) > ORTHONORMAL:
+        raise ValueError(
+            "the rows of a LoReFT's direction must be orthonormal; steerlens.interventions.orthonormal makes them so"
         )
 
 
@@ -226,6 +279,7 @@ def write_atomically(target: Path, content: bytes) -> None:
 
 def _to_bytes(sv: SteeringVector) -> bytes:
     tensors = {"direction": sv.direction}
+    tensors |= {name: tensor for name in ("read", "bias") if (tensor := getattr(sv, name)) is not None}
     header: dict[str, Any] = {name: getattr(sv, name) for name in _FIELDS}
     header |= {"schema": SCHEMA, "provenance": dict(sv.provenance), "history": None}
     if sv.history is not None:
@@ -257,7 +311,8 @@ def _from_bytes(content: bytes) -> SteeringVector:
         history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])
         history = history.astype({name: int for name in ("step", "epoch") if name in history})
     fields = {name: header[name] for name in _FIELDS}
-    return SteeringVector(tensors["direction"], provenance=header["provenance"], history=history, **fields)
+    reft = {"read": tensors.get("read"), "bias": tensors.get("bias")}
+    return SteeringVector(tensors["direction"], provenance=header["provenance"], history=history, **reft, **fields)
 
 
 def _checksum(payload: str, tensors: Mapping[str, Tensor]) -> str:

@@ -84,17 +84,18 @@ def test_value_and_gradient_equal_the_formula(benches, paired, architecture, nam
     (run,) = prepare(bench.model, {"x": paired}, config=config, init=None, seed=0, **settings).values()
     with frozen(bench.model):
         (loss,) = backward(bench.model, [run], [run.examples])
-    v = run.direction.detach().clone().requires_grad_()
-    alpha = run.factor.detach().clone().requires_grad_()
+    (site,) = run.sites
+    v = site.direction.detach().clone().requires_grad_()
+    alpha = site.factor.detach().clone().requires_grad_()
     naive = Naive(bench, v, alpha, positions)
     swapped = steerlens.SteeringData([steerlens.Example(e.prompt, e.neutral) for e in paired])
     rows = zip(rows_of(bench.model, paired), rows_of(bench.model, swapped), strict=True)
     expected = torch.stack([formula(name, a, b, naive) for a, b in rows]).mean()
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert v.grad is not None and alpha.grad is not None and run.factor.grad is not None
-    assert run.direction.grad is not None
-    for ours, theirs in ((run.direction.grad, v.grad), (run.factor.grad, alpha.grad)):
+    assert v.grad is not None and alpha.grad is not None and site.factor.grad is not None
+    assert site.direction.grad is not None
+    for ours, theirs in ((site.direction.grad, v.grad), (site.factor.grad, alpha.grad)):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
     assert float(v.grad.norm()) > 0
 

@@ -1,0 +1,190 @@
+"""The trained parameters at one layer: how they start, what they make of an edit, and what is recorded of them."""
+
+import hashlib
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import scaling
+from .interventions import REFT, Weights, orthonormal
+from .model import hook_name
+from .positions import PositionFunction
+from .scaling import TrainConfig
+from .vector import SteeringVector
+
+Row = dict[str, int | float]
+"""One row of a history."""
+
+
+class Moment(NamedTuple):
+    """A vector as `scales @ directions`, at one moment of its training."""
+
+    scales: Float[Tensor, " rank"]
+    directions: Float[Tensor, "rank d_model"]
+
+
+@dataclass
+class Site:
+    """What is trained at one layer.
+
+    A ReFT form is trained in the units of a steering vector: `bias` starts and moves like a factor, and is multiplied by
+    `scales`, the norms of the first directions, where LoReFT normalises them away. So rank-1 LoReFT starts as the
+    clamp of the same seed.
+    """
+
+    layer: int
+    form: str
+    direction: Float[Tensor, " d_model"] | Float[Tensor, "rank d_model"]
+    factor: Tensor
+    null_factor: Tensor
+    """Strength of the Null intervention of this vector, 1 unless it is trained."""
+    config: TrainConfig
+    read: Tensor | None = None
+    bias: Tensor | None = None
+    scales: Tensor | None = None
+    history: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first = self.moment()
+
+    def weights(self) -> Weights:
+        """What the form computes with, differentiably."""
+        if self.bias is None or self.scales is None or self.read is None:
+            return Weights(self.direction[None], self.factor)
+        rows = orthonormal(self.direction) if self.form == "loreft" else self.direction
+        return Weights(rows, self.factor, self.scales[:, None] * self.read, self.scales * self.bias)
+
+    def null_weights(self) -> Weights:
+        """The Null intervention along the same direction."""
+        return Weights(self.direction[None], self.null_factor)
+
+    def trained(self) -> list[tuple[Tensor, float]]:
+        """Each trained parameter with its learning rate.
+
+        `read` moves d_model times slower than `bias`, so that `W^T h`, a sum over d_model coordinates, keeps pace with it.
+        """
+        config, width = self.config, self.direction.shape[-1]
+        pairs = [
+            (self.direction, config.direction_lr),
+            (self.factor, config.factor_lr),
+            (self.bias, config.factor_lr),
+            (self.read, config.factor_lr / width),
+            (self.null_factor, config.null_factor_lr),
+        ]
+        return [(parameter, rate) for parameter, rate in pairs if parameter is not None and parameter.requires_grad]
+
+    def moment(self) -> Moment:
+        """The vector (of a ReFT form: the constant part of its edit) as it is now."""
+        weights = self.weights().each(lambda tensor: tensor.detach().clone())
+        scales = weights.factor[None] if weights.bias is None else weights.factor * weights.bias
+        return Moment(scales, weights.direction)
+
+    def clip(self) -> float:
+        """Clip the direction's gradient, never the factor's (clipping both as one lets the factor's dwarf it); its norm."""
+        limit = self.config.grad_clip
+        return float(torch.nn.utils.clip_grad_norm_([self.direction], math.inf if limit is None else limit))
+
+    def measure(self, before: Moment, grad_norm: float) -> Row:
+        """The vector's part of the history's row, after a step from `before`."""
+        now = self.moment()
+        turned, rescaled = now.directions - before.directions, now.scales - before.scales
+        pull = (self.factor if self.bias is None else self.bias).grad
+        row: Row = {
+            "factor": float(self.factor.detach()),
+            "direction_norm": float(now.directions.norm()),
+            "vector_norm": float((now.scales @ now.directions).norm()),
+            "direction_grad_norm": grad_norm,
+            "factor_grad": 0.0 if pull is None else float(pull if self.bias is None else pull.norm()),
+            "delta1": _spread(rescaled @ before.directions),
+            "delta2": _spread(before.scales @ turned),
+            "delta3": _spread(rescaled @ turned),
+            "cos_init": _cosine(now.directions, self.first.directions),
+            "cos_prev": _cosine(now.directions, before.directions),
+        }
+        return row | ({"null_factor": float(self.null_factor.detach())} if self.config.null_factor_init is not None else {})
+
+    def finish(
+        self, positions: str | PositionFunction, concept: str | None, provenance: dict[str, Any], factor: float | None
+    ) -> SteeringVector:
+        """The trained vector; `factor` replaces a drawn one."""
+        weights = self.weights().each(lambda tensor: tensor.detach())
+        plain = self.form not in REFT
+        made = provenance | {"hook_point": hook_name(self.layer), "layer": self.layer}
+        if self.config.null_factor_init is not None:
+            made["null_factor"] = float(self.null_factor.detach())
+        return SteeringVector(
+            weights.direction[0] if plain else weights.direction,
+            float(weights.factor) if factor is None else factor,
+            self.layer,
+            positions,
+            self.form,
+            concept,
+            provenance["model_name"],
+            made,
+            pd.DataFrame(self.history).astype({"step": int, "epoch": int}),
+            weights.read,
+            weights.bias,
+        )
+
+
+def new_site(
+    layer: int,
+    form: str,
+    rank: int,
+    config: TrainConfig,
+    factors: tuple[float, ...],
+    init: SteeringVector | None,
+    width: int,
+    device: torch.device,
+    seed: int,
+) -> Site:
+    """Parameters at their start (Algorithm 1, line 1), or those of `init`. `factors` are given ones; none = trained."""
+    reft, draw = form in REFT, generator_for(seed, "direction")
+    rows = [scaling.initial_direction(config, width, draw) for _ in range(rank)]
+    direction = init.direction.clone() if init is not None else torch.stack(rows) if reft else rows[0]
+    start = init.factor if init is not None else 1.0 if reft else scaling.initial_factor(config, width)
+    null = config.null_factor_init
+    site = Site(
+        layer,
+        form,
+        direction.to(device).requires_grad_(),
+        torch.tensor(factors[0] if factors else start, device=device, requires_grad=not factors and not reft),
+        torch.tensor(1.0 if null is None else float(null), device=device, requires_grad=null is not None),
+        config,
+    )
+    return _with_reading(site, init) if reft else site
+
+
+def _with_reading(site: Site, init: SteeringVector | None) -> Site:
+    """Add what a ReFT form has besides: reading nothing, and writing as much as a steering vector at its start."""
+    rank, width = site.direction.shape
+    if init is not None:
+        assert init.read is not None and init.bias is not None
+        read, bias, scales = init.read.clone(), init.bias.clone(), torch.ones(rank)
+    else:
+        read = torch.zeros(rank, width)
+        bias = torch.full((rank,), scaling.initial_factor(site.config, width))
+        scales = (site.direction.detach().norm(dim=-1).cpu() if site.form == "loreft" else torch.ones(rank)) / math.sqrt(rank)
+    place = site.direction.device
+    read, bias = read.to(place).requires_grad_(), bias.to(place).requires_grad_()
+    return replace(site, read=read, bias=bias, scales=scales.to(place))
+
+
+def generator_for(seed: int, purpose: str) -> torch.Generator:
+    """A generator of its own for each purpose, so that methods which draw more do not shift the others."""
+    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _spread(change: Tensor) -> float:
+    """Root mean square per coordinate."""
+    return float(change.norm()) / math.sqrt(change.numel())
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))

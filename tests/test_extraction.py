@@ -1,0 +1,551 @@
+"""Extracted directions: against a naive pass row by row, against algebra on hand-made activations, and planted ones."""
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROMPTS, RESPONSES, rows_of
+from test_steer_leaves_nothing import State
+from tiny import LAYERS, WIDTH
+
+import steerlens
+from steerlens.data import DataError
+from steerlens.extraction import METHODS as KNOWN
+from steerlens.extraction import (
+    Activations,
+    collect,
+    difference,
+    extract,
+    from_direction,
+    principal_component,
+    probe,
+    sae_direction,
+)
+
+NEUTRALS = ("No idea.", "A town, I think", "Cats eat what they are given.", "Hello", "x and y")
+OTHERS = (("What now?", "Nothing much, then."), ("Count.", "1 2 3"), ("Hi", "Hello hello hello"))
+METHODS = ("difference", "pca", "probe")
+LAYER = 1
+
+
+@pytest.fixture
+def paired() -> Any:
+    rows = zip(PROMPTS, RESPONSES, NEUTRALS, strict=True)
+    return steerlens.SteeringData([{"prompt": p, "response": r, "neutral": n} for p, r, n in rows], concept="fish")
+
+
+@pytest.fixture
+def unpaired(data: Any) -> Any:
+    return steerlens.SteeringData(data.examples, "fish", negatives=[steerlens.Example(*texts) for texts in OTHERS])
+
+
+def negatives_of(data: Any) -> Any:
+    """What the examples are compared with, as data of their own."""
+    return data.negatives or [steerlens.Example(e.prompt, e.neutral) for e in data]
+
+
+def naive(bench: Any, data: Any, layer: int, tokens: str) -> list[torch.Tensor]:
+    """Activations of each row's chosen tokens after a block, (tokens, d_model): one row at a time, no padding."""
+    begins_with_bos = bench.model.cfg.model_name != "tiny-qwen2"  # the one tokenizer without BOS
+    found = []
+    for prompt, response in rows_of(bench.model, data):
+        caught: list[torch.Tensor] = []
+
+        def catch(_module: Any, _args: Any, output: Any, caught: Any = caught) -> None:
+            caught.append((output[0] if isinstance(output, tuple) else output).clone())
+
+        handle = bench.oracle.blocks[layer].register_forward_hook(catch)
+        with torch.no_grad():
+            bench.oracle.hf(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False)
+        handle.remove()
+        hidden = caught[0].reshape(-1, WIDTH).double()
+        start = {"all": int(begins_with_bos), "response": len(prompt), "last": -1}[tokens]
+        found.append(hidden[start:])
+    return found
+
+
+def naive_difference(bench: Any, data: Any, layer: int, tokens: str) -> torch.Tensor:
+    ours, theirs = (torch.cat(naive(bench, rows, layer, tokens)).mean(0) for rows in (data, negatives_of(data)))
+    return ours - theirs
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def made(positive: torch.Tensor, negative: torch.Tensor, paired: bool = True) -> Activations:
+    """Activations of one layer, one token a text."""
+    counts = [torch.ones(len(x), dtype=torch.long) for x in (positive, negative)]
+    return Activations(positive[:, None], counts[0], negative[:, None], counts[1], (0,), "last", paired)
+
+
+# --- against the naive pass -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("tokens", ["all", "response", "last"])
+@pytest.mark.parametrize("kind", ["paired", "unpaired"])
+def test_difference_in_means(benches, request, architecture, tokens, kind):
+    bench, data = benches(architecture), request.getfixturevalue(kind)
+    vectors = extract(bench.model, data, layer=range(LAYERS), tokens=tokens, batch_size=3)
+    assert list(vectors) == list(range(LAYERS))
+    for layer, sv in vectors.items():
+        expected = naive_difference(bench, data, layer, tokens)
+        assert relative(sv.vector, expected) < 1e-5
+        assert float(sv.direction.norm()) == pytest.approx(1)
+        assert sv.factor == pytest.approx(float(expected.norm()), rel=1e-5)
+
+
+def test_text_means_and_counts(gemma, paired):
+    found = collect(gemma.model, paired, layers=[2, 0])
+    assert found.layers == (2, 0) and found.paired and found.tokens == "all"
+    for layer, index in ((2, 0), (0, 1)):
+        for rows, means, counts in (
+            (paired, found.positive, found.positive_counts),
+            (negatives_of(paired), found.negative, found.negative_counts),
+        ):
+            expected = naive(gemma, rows, layer, "all")
+            assert counts.tolist() == [len(x) for x in expected]
+            assert relative(means[:, index], torch.stack([x.mean(0) for x in expected])) < 1e-5
+
+
+def test_means_weigh_tokens_not_texts(gemma, unpaired):
+    found = collect(gemma.model, unpaired, layers=[LAYER], tokens="response")
+    texts = found.positive[:, 0].double().mean(0) - found.negative[:, 0].double().mean(0)
+    assert relative(texts, found.mean_difference(LAYER)) > 0.01  # so that the comparison above could tell
+
+
+@pytest.mark.parametrize(("prompt", "kept"), [([1, 8, 1, 9], 3), ([7, 8, 1, 9], 4), ([1, 1, 9], 2)])
+def test_only_a_bos_at_the_beginning_is_left_out(model, paired, monkeypatch, prompt, kept):
+    monkeypatch.setattr("steerlens.likelihood.encode_prompt", lambda model, text: prompt)
+    found = collect(model, paired, layers=[LAYER])
+    assert found.positive_counts.tolist() == [kept + len(response) for response in RESPONSES]
+
+
+# --- invariances ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_many_layers_at_once_equal_each_alone(model, paired, method):
+    together = extract(model, paired, layer=[3, 0, 1], method=method)
+    assert list(together) == [3, 0, 1]
+    for layer, sv in together.items():
+        assert sv == extract(model, paired, layer=layer, method=method)
+        assert sv.layer == layer and sv.provenance["hook_point"] == f"blocks.{layer}.hook_resid_post"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["paired", "unpaired"])
+def test_batch_size_and_order_do_not_matter(model, request, method, kind):
+    data = request.getfixturevalue(kind)
+    whole = extract(model, data, layer=LAYER, method=method)
+    for batch_size in (1, 2, 7):
+        sv = extract(model, data, layer=LAYER, method=method, batch_size=batch_size)
+        assert relative(sv.vector, whole.vector) < 1e-5
+    turned = steerlens.SteeringData(data.examples[::-1], data.concept, negatives=data.negatives[::-1])
+    assert relative(extract(model, turned, layer=LAYER, method=method).vector, whole.vector) < 1e-5
+
+
+def test_one_pass_per_batch_and_no_logits_to_speak_of(model, paired):
+    seen = []
+    handle = model.original_model.register_forward_hook(lambda _m, _a, out: seen.append(tuple(out.logits.shape[:2])))
+    extract(model, paired, layer=range(LAYERS), batch_size=5)
+    handle.remove()
+    assert seen == [(5, 1), (5, 1)]
+
+
+def test_a_text_that_occurs_again_is_not_run_again(model, data):
+    seen = []
+    handle = model.original_model.register_forward_hook(lambda _m, _a, out: seen.append(len(out.logits)))
+    found = collect(model, steerlens.SteeringData(data.examples * 2, negatives=data.examples[::-1]), layers=[LAYER])
+    handle.remove()
+    assert seen == [5] and len(found.positive) == 10
+    assert torch.equal(found.positive[:5], found.positive[5:]) and torch.equal(found.positive[:5], found.negative.flip(0))
+
+
+def test_dropout_is_off(benches, paired):
+    model = benches("gpt2").model
+    drops = [module for module in model.original_model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
+    expected = extract(model, paired, layer=LAYER)
+    try:
+        for module in drops:
+            module.train()
+        assert drops and torch.equal(extract(model, paired, layer=LAYER).vector, expected.vector)
+        assert all(module.training for module in drops)
+    finally:
+        for module in drops:
+            module.eval()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_modes_do_not_matter(model, paired, method, mode):
+    expected = extract(model, paired, layer=LAYER, method=method)
+    with mode():
+        found = extract(model, paired, layer=LAYER, method=method)
+    assert torch.equal(found.vector, expected.vector)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_the_model_is_left_as_it_came(gemma, paired, learning):
+    model, inner = gemma.model, gemma.model.original_model
+    flags = [parameter.requires_grad for parameter in inner.parameters()]
+    modes = [(module, module.training) for module in (*model.modules(), *inner.modules())]
+    try:
+        inner.requires_grad_(learning)
+        model.train(learning)
+        state = State(model)
+        sv = extract(model, paired, layer=LAYER, method="probe")
+        assert not sv.direction.requires_grad and not sv.direction.is_inference()
+        with pytest.raises(DataError):
+            extract(model, steerlens.SteeringData([{"prompt": "a", "response": "b" * 600, "neutral": "c"}]), layer=LAYER)
+        state.check_same(model)
+        assert all(parameter.grad is None for parameter in inner.parameters())
+    finally:
+        for parameter, flag in zip(inner.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+        for module, training in modes:
+            module.training = training
+
+
+def test_inside_a_steer_block_the_steered_stream_is_read(model, paired, make_vector):
+    """Prompt and response are told apart there: a vector at the response moves response tokens by itself, others not."""
+    sv = make_vector(layer=LAYER, positions="response")
+    plain = collect(model, paired, layers=[LAYER], tokens="response")
+    with steerlens.steer(model, sv):
+        steered = collect(model, paired, layers=[LAYER], tokens="response")
+        whole = collect(model, paired, layers=[LAYER])
+    assert relative(steered.positive - plain.positive, sv.vector.expand(plain.positive.shape)) < 1e-5
+    share = plain.positive_counts / whole.positive_counts
+    moved = whole.positive[:, 0] - collect(model, paired, layers=[LAYER]).positive[:, 0]
+    assert relative(moved, share[:, None] * sv.vector) < 1e-5
+
+
+# --- the methods on hand-made activations ---------------------------------------------------------------------------
+
+
+def random_activations(seed: int, n_positive: int, n_negative: int, width: int, paired: bool) -> Activations:
+    source = torch.Generator().manual_seed(seed)
+    positive = torch.randn(n_positive, width, generator=source) + torch.linspace(-1, 2, width)
+    return made(positive, torch.randn(n_negative, width, generator=source) + 3, paired)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("is_paired", [True, False])
+def test_principal_component_is_the_top_eigenvector_with_a_sign(seed, is_paired):
+    found = random_activations(seed, 12, 12 if is_paired else 7, 9, is_paired)
+    positive, negative = found.positive[:, 0].double(), found.negative[:, 0].double()
+    differences = positive - (negative if is_paired else negative.mean(0))
+    values, vectors = np.linalg.eigh((differences.T @ differences).numpy())
+    component = principal_component(found, 0)
+    assert abs(float(component @ torch.from_numpy(vectors[:, -1]))) == pytest.approx(1)
+    assert float((differences @ component).square().sum()) == pytest.approx(values[-1])
+    assert float(component @ found.mean_difference(0)) > 0
+    swapped = made(found.negative[:, 0], found.positive[:, 0], is_paired)
+    assert float(principal_component(swapped, 0) @ swapped.mean_difference(0)) > 0
+
+
+def test_principal_component_is_not_centred():
+    """Differences of 5 along one axis with a spread of 1 along another: centred, only the spread would be left."""
+    spread = torch.tensor([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]).repeat(3, 1)
+    found = made(torch.tensor([5.0, 0.0, 0.0]) + spread, torch.zeros(6, 3))
+    assert principal_component(found, 0).tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("n_positive", "n_negative", "width"), [(40, 40, 8), (12, 5, 30), (60, 25, 20)])
+def test_probe_is_at_the_minimum_of_what_it_says(n_positive, n_negative, width):
+    """The gradient of the documented loss, written out by autograd in the texts' own coordinates."""
+    found = random_activations(0, n_positive, n_negative, width, False)
+    direction = probe(found, 0)
+    texts = torch.cat([found.positive, found.negative])[:, 0].double()
+    labels = torch.tensor([1.0] * n_positive + [0.0] * n_negative).double()
+    scale = texts.sub(texts.mean(0)).square().mean().sqrt()
+    scores = texts @ direction / scale
+    low, high = -1e3, 1e3  # the intercept by bisection: at the minimum, mean probability = share of positives
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((scores + middle).sigmoid().mean()) < n_positive / len(texts) else (low, middle)
+    w = direction.clone().requires_grad_()
+    log_loss = torch.nn.functional.softplus(-(2 * labels - 1) * (texts @ w / scale + low)).sum()
+    (log_loss + w.square().sum() / 2).backward()
+    assert w.grad is not None and float(w.grad.norm()) < 1e-6 * len(texts)
+    assert float(direction.norm()) > 0.1
+
+
+def test_probe_looks_past_a_correlated_nuisance():
+    """The classes differ along e0 alone, while most of the spread is a nuisance that e1 carries and e0 shares.
+
+    w is proportional to C^-1 mu there; the difference in means is mu.
+    """
+    source = torch.Generator().manual_seed(0)
+    nuisance = torch.randn(2, 4000, 1, generator=source)
+    noise = 0.3 * torch.randn(2, 4000, 3, generator=source)
+    texts = noise + nuisance * torch.tensor([1.0, 1.0, 0.0])
+    texts[0] += torch.tensor([0.5, 0.0, 0.0])
+    found = made(texts[0], texts[1])
+    covariance = 0.09 * torch.eye(3) + torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    best = torch.linalg.solve(covariance, torch.tensor([0.5, 0.0, 0.0])).double()
+    direction = probe(found, 0)
+    assert float(direction @ best / direction.norm() / best.norm()) > 0.998
+    assert abs(float(difference(found, 0)[1])) < 0.1
+
+
+@pytest.mark.parametrize("method", [difference, principal_component, probe])
+def test_a_scale_and_a_shift_of_the_stream_leave_the_direction(method):
+    found = random_activations(1, 20, 20, 10, True)
+    moved = made(100 * found.positive[:, 0] + 7, 100 * found.negative[:, 0] + 7)
+    a, b = method(found, 0), method(moved, 0)
+    assert relative(a / a.norm(), b / b.norm()) < 1e-5
+
+
+# --- planted truths -------------------------------------------------------------------------------------------------
+
+
+def planted(seed: int, n_positive: int, n_negative: int, width: int, sigma: float, norm: float) -> tuple[Activations, Any]:
+    source = torch.Generator().manual_seed(seed)
+    mu = torch.randn(width, generator=source)
+    mu = norm * mu / mu.norm()
+    shared = 10 * torch.randn(width, generator=source)  # the mean that both classes have
+    positive = sigma * torch.randn(n_positive, width, generator=source) + shared + mu
+    return made(positive, sigma * torch.randn(n_negative, width, generator=source) + shared, False), mu.double()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("n_positive", "n_negative"), [(72, 72), (20, 200)])
+def test_the_error_of_a_planted_difference_is_the_sampling_error(seed, n_positive, n_negative):
+    width, sigma, norm = 256, 0.5, 4.0
+    found, mu = planted(seed, n_positive, n_negative, width, sigma, norm)
+    error = float((difference(found, 0) - mu).norm())
+    expected = sigma * math.sqrt(width * (1 / n_positive + 1 / n_negative))
+    assert expected / 1.2 < error < 1.2 * expected  # its own spread is 1 / sqrt(2 width) = 4 %
+    cosine = float(torch.cosine_similarity(difference(found, 0), mu, dim=0))
+    assert math.tan(math.acos(cosine)) == pytest.approx(expected / norm, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("method", "factor"), [(principal_component, 1.1), (probe, 2)])
+def test_a_planted_direction_is_recovered(seed, method, factor):
+    """In white noise the difference in means is the best estimate; a probe, which fits the spread too, is wider of it."""
+    found, mu = planted(seed, 72, 72, 64, 0.5, 4.0)
+    angles = [math.acos(float(torch.cosine_similarity(f(found, 0), mu, dim=0))) for f in (difference, method)]
+    assert angles[1] < factor * angles[0]
+
+
+def test_a_vector_planted_in_a_model_is_found(gemma, data, make_vector):
+    """Positive and negative texts are the same; positives are read while the model is steered at every token."""
+    sv = make_vector(layer=LAYER, positions="all")
+    same = steerlens.SteeringData([{"prompt": e.prompt, "response": e.response, "neutral": e.response} for e in data])
+    plain = collect(gemma.model, same, layers=[LAYER])
+    with steerlens.steer(gemma.model, sv):
+        steered = collect(gemma.model, same, layers=[LAYER])
+    mixed = Activations(steered.positive, steered.positive_counts, plain.negative, plain.negative_counts, (LAYER,), "all", True)
+    assert relative(difference(mixed, LAYER), sv.vector) < 1e-5
+    assert float(torch.cosine_similarity(principal_component(mixed, LAYER), sv.vector.double(), dim=0)) > 0.9999
+
+
+# --- the vector -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_factor(model, paired, method):
+    raw = collect(model, paired, layers=[LAYER]).mean_difference(LAYER)
+    sv = extract(model, paired, layer=LAYER, method=method)
+    assert sv.factor == pytest.approx(float(raw @ sv.direction.double()), rel=1e-5)
+    assert sv.factor > 0 and float(sv.direction.norm()) == pytest.approx(1)
+    assert sv.provenance["factor_source"] == "difference of class means along the direction"
+    given = extract(model, paired, layer=LAYER, method=method, factor=-2)
+    assert given.factor == -2 and torch.equal(given.direction, sv.direction)
+    assert given.provenance["factor_source"] == "given"
+
+
+def test_methods_are_not_the_same(model, paired):
+    vectors = [extract(model, paired, layer=LAYER, method=method) for method in METHODS]
+    for i, a in enumerate(vectors):
+        for b in vectors[:i]:
+            assert 0.1 < float(a.direction @ b.direction) < 0.9999
+
+
+def test_provenance(model, paired, unpaired):
+    sv = extract(model, paired, layer=LAYER, tokens="response", positions="l2+f2")
+    assert sv.concept == "fish" and sv.model_name == "tiny-gemma2" and sv.positions == "p2+s2" and sv.form == "add"
+    expected = {
+        "made_by": "steerlens.extract",
+        "method": "difference",
+        "tokens": "response",
+        "layer": LAYER,
+        "hook_point": f"blocks.{LAYER}.hook_resid_post",
+        "positions": "p2+s2",
+        "n_positive": 5,
+        "n_negative": 5,
+        "negatives": "neutral responses",
+        "negatives_hash": None,
+        "data_hash": paired.hash,
+        "d_model": WIDTH,
+        "weight_processing": "raw",
+    }
+    assert expected.items() <= dict(sv.provenance).items()
+    other = extract(model, unpaired, layer=LAYER, positions=lambda mask: mask)
+    assert other.provenance["n_negative"] == 3 and other.provenance["negatives"] == "shared"
+    assert other.provenance["negatives_hash"] == steerlens.SteeringData(unpaired.negatives).hash
+    assert other.provenance["positions"] == "function"
+    json.dumps(dict(other.provenance))
+
+
+def test_saved_loaded_and_steering(model, paired, tmp_path):
+    sv = extract(model, paired, layer=LAYER)
+    loaded = steerlens.SteeringVector.load(sv.save(tmp_path / "fish.safetensors"))
+    assert loaded == sv and dict(loaded.provenance) == dict(sv.provenance)
+    plain, steered = (
+        steerlens.generate(model, list(PROMPTS), steer, max_new_tokens=8, temperature=0, progress=False)
+        for steer in (None, loaded.scaled(3))
+    )
+    assert plain != steered
+
+
+def test_steering_with_the_difference_moves_the_class_means(model, paired):
+    """Added at every token that was read, the raw difference carries the negatives' mean onto the positives'."""
+    sv = extract(model, paired, layer=LAYER)
+    found = collect(model, paired, layers=[LAYER])
+    with steerlens.steer(model, sv):
+        steered = collect(model, paired, layers=[LAYER])
+    assert relative(steered.class_means(LAYER)[1], found.class_means(LAYER)[0]) < 1e-5
+
+
+def test_from_direction(model, tmp_path):
+    row = torch.randn(WIDTH, generator=torch.Generator().manual_seed(0)) * 5
+    sv = from_direction(model, row.bfloat16().requires_grad_(), layer=2, factor=7, concept="cats", source="by hand")
+    assert float(sv.direction.norm()) == pytest.approx(1) and sv.factor == 7 and sv.layer == 2 and sv.positions == "all"
+    assert float(sv.direction @ row / row.norm()) == pytest.approx(1, abs=1e-4)
+    assert sv.concept == "cats" and sv.model_name == "tiny-gemma2"
+    expected = {
+        "method": "given direction",
+        "source": "by hand",
+        "factor_source": "given",
+        "made_by": "steerlens.from_direction",
+        "hook_point": "blocks.2.hook_resid_post",
+        "positions": "all",
+    }
+    assert expected.items() <= dict(sv.provenance).items()
+    assert steerlens.SteeringVector.load(sv.save(tmp_path / "v.safetensors")) == sv
+    tiny = from_direction(model, torch.full((WIDTH,), 1e-30), layer=0, factor=1)
+    assert float(tiny.direction.norm()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("direction", "settings", "words"),
+    [
+        (torch.zeros(WIDTH), {}, "the direction has norm 0"),
+        (torch.full((WIDTH,), math.nan), {}, "the direction has norm nan"),
+        (torch.ones(WIDTH + 1), {}, f"direction has {WIDTH + 1} entries, the residual stream of tiny-gemma2 has {WIDTH}"),
+        (torch.ones(WIDTH), {"layer": LAYERS}, "layer 4 does not exist"),
+        (torch.ones(WIDTH), {"factor": math.inf}, "the factor is inf"),
+        (torch.ones(WIDTH), {"positions": "nowhere"}, "positions 'nowhere'"),
+    ],
+)
+def test_from_direction_refuses(model, direction, settings, words):
+    with pytest.raises(ValueError, match=words):
+        from_direction(model, direction, **({"layer": 0, "factor": 1.0} | settings))
+
+
+def test_sae_direction(model):
+    decoder = torch.nn.Parameter(torch.arange(12, dtype=torch.float32).reshape(3, 4))
+    found = sae_direction(SimpleNamespace(W_dec=decoder), np.int64(1))
+    assert found.tolist() == pytest.approx((decoder[1] / decoder[1].norm()).tolist()) and not found.requires_grad
+    with pytest.raises(ValueError, match="feature 3 does not exist: the decoder has rows 0 to 2"):
+        sae_direction(SimpleNamespace(W_dec=decoder), 3)
+    with pytest.raises(ValueError, match="feature -1 does not exist"):
+        sae_direction(SimpleNamespace(W_dec=decoder), -1)
+    with pytest.raises(ValueError, match="the decoder row of feature 0 has norm 0"):
+        sae_direction(SimpleNamespace(W_dec=torch.zeros(3, 4)), 0)
+    with pytest.raises(TypeError, match=r"Linear has no decoder W_dec of shape \(n_features, d_model\): found none"):
+        sae_direction(torch.nn.Linear(2, 2), 0)
+    with pytest.raises(TypeError, match=r"found Tensor \(4,\)"):
+        sae_direction(SimpleNamespace(W_dec=torch.zeros(4)), 0)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "magic"}, "method 'magic' is unknown; use difference, pca, probe"),
+        ({"tokens": "first"}, "tokens 'first' are unknown; use all, response, last"),
+        ({"layer": LAYERS}, "layer 4 does not exist: tiny-gemma2 has blocks 0 to 3"),
+        ({"layer": [0, -1]}, "layer -1 does not exist"),
+        ({"layer": True}, "layer True does not exist"),
+        ({"layer": []}, "layers is empty"),
+        ({"positions": "p0"}, "positions 'p0'"),
+        ({"factor": math.nan}, "the factor is nan"),
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_pass(model, paired, settings, words):
+    handle = model.original_model.register_forward_hook(lambda *_: pytest.fail("the model ran"))
+    try:
+        with pytest.raises(ValueError, match=words):
+            extract(model, paired, **({"layer": LAYER} | settings))
+    finally:
+        handle.remove()
+
+
+def test_a_model_of_another_kind(paired):
+    other: Any = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="expected a TransformerBridge"):
+        extract(other, paired, layer=0)
+
+
+def test_nothing_to_compare_with(model, data):
+    with pytest.raises(DataError, match=r"nothing to compare the responses with.*neutral response.*negatives="):
+        extract(model, data, layer=LAYER)
+
+
+def test_some_rows_without_neutral_response(model, paired):
+    rows = [*paired.examples[:2], steerlens.Example("a", "b"), *paired.examples[2:]]
+    for negatives in ((), [steerlens.Example("c", "d")]):
+        with pytest.raises(DataError, match="row 2 has no neutral response while others have one"):
+            extract(model, steerlens.SteeringData(rows, negatives=negatives), layer=LAYER)
+
+
+def test_rows_that_are_too_long_are_named(model, data):
+    long = steerlens.Example("a", "b" * 600)
+    with pytest.raises(DataError, match="in the negatives, row 1: "):
+        extract(model, steerlens.SteeringData(data.examples, negatives=[steerlens.Example("a", "b"), long]), layer=LAYER)
+    with pytest.raises(DataError, match=r"^row 5: "):
+        extract(model, steerlens.SteeringData([*data.examples, long], negatives=data.examples), layer=LAYER)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("factor", [None, 2.0])
+def test_texts_that_are_the_same(model, data, method, factor):
+    same = [{"prompt": e.prompt, "response": e.response, "neutral": e.response} for e in data]
+    shuffled = steerlens.SteeringData(data.examples, negatives=data.examples[::-1])
+    for given in (same, shuffled):
+        with pytest.raises(ValueError, match="the same mean activations after layer 1"):
+            extract(model, given, layer=LAYER, method=method, factor=factor, batch_size=2)
+
+
+def test_activations_that_are_not_finite(model, paired):
+    def broken(hidden: torch.Tensor, hook: Any) -> torch.Tensor:
+        return hidden * math.inf
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", broken)]):
+        assert extract(model, paired, layer=0).factor > 0
+        with pytest.raises(ValueError, match="the activations after layer 1 are not finite"):
+            extract(model, paired, layer=[0, 1])
+
+
+def test_a_direction_along_which_the_means_do_not_differ(model, paired, monkeypatch):
+    monkeypatch.setitem(KNOWN, "probe", lambda a, layer: -difference(a, layer))
+    with pytest.raises(ValueError, match=r"differ by -.* along the direction of method 'probe'.*pass factor="):
+        extract(model, paired, layer=LAYER, method="probe")
+    assert extract(model, paired, layer=LAYER, method="probe", factor=1).factor == 1
+
+
+def test_a_layer_that_was_not_collected(model, paired):
+    with pytest.raises(ValueError, match="layer 2 was not collected; there are 0, 1"):
+        collect(model, paired, layers=[0, 1]).mean_difference(2)
