@@ -81,6 +81,10 @@ class Selection:
         fair = "no fair score from one prompt"
         if self.fair is not None:
             fair = f"{self.fair:.2f} chosen and reported on different halves (spread {self.fair_spread:.2f})"
+        if self.oracle == 0:
+            return (
+                f"none of {n_factors} factors scores above 0 on {n_prompts} prompts: {self.factor:.4g} is the first of equals"
+            )
         return (
             f"factor {self.factor:.4g} of {n_factors} tried on {n_prompts} prompts: overall {fair}, {self.oracle:.2f} of 2 on "
             f"the prompts that chose it; {self.unscored} of {self.n_generations} unscored"
@@ -208,7 +212,11 @@ def best_factor(scores: Float[np.ndarray, "factor prompt"], factors: Sequence[in
 
 
 def fair_score(
-    scores: Float[np.ndarray, "factor prompt"], factors: Sequence[int | float], splits: int = 20, seed: int = 0
+    scores: Float[np.ndarray, "factor prompt"],
+    factors: Sequence[int | float],
+    splits: int = 20,
+    seed: int = 0,
+    report: Float[np.ndarray, "factor prompt"] | None = None,
 ) -> Fair | None:
     """What selection is worth on prompts that had no part in it (the fair score of Bao et al. 2026, Sec. 5).
 
@@ -220,6 +228,7 @@ def fair_score(
         factors: one per row, for ties.
         splits: random halvings, at least 1.
         seed: of the halvings.
+        report: what is averaged instead of the scores that choose, such as the concept ratings of the same responses.
 
     Returns:
         Mean and spread over the splits that reported anything; None if none did, or for fewer than two prompts.
@@ -227,6 +236,7 @@ def fair_score(
     n_prompts = scores.shape[1]
     if n_prompts < 2:
         return None
+    shown = scores if report is None else report
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(splits):
@@ -235,7 +245,7 @@ def fair_score(
         reported = []
         for choosing, reporting in (halves, halves[::-1]):
             best = _best(scores[:, choosing], factors)
-            reported += [] if best is None else scores[best, reporting].tolist()
+            reported += [] if best is None else shown[best, reporting].tolist()
         known = [score for score in reported if not math.isnan(score)]
         values += [sum(known) / len(known)] if known else []
     return Fair(float(np.mean(values)), float(np.std(values))) if values else None
