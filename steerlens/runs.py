@@ -1,7 +1,7 @@
 """What one training run consists of: checked settings, data, the order of batches, and the vectors at its layers."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -107,6 +107,8 @@ def prepare(
         raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
     if config is not None and not isinstance(config, TrainConfig):
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
+    if not isinstance(seed, int):
+        raise ValueError(f"the seed is {seed!r}; it must be a whole number")
     positions = canonical_positions(positions)
     function = objective_function(objective)
     needed = needs(function)
@@ -117,19 +119,7 @@ def prepare(
         raise ValueError(f"null_factor_init is set, but the objective {objective_name(objective)!r} has no Null intervention")
     config, source = published_settings(model, positions, objective) if config is None else (config, "given by the caller")
     shared = Shared(layers, positions, function, form, config, factors)
-    common = identity(model) | {
-        "positions": positions if isinstance(positions, str) else "function",
-        "form": form,
-        "rank": rank,
-        "objective": objective_name(objective),
-        "factor": factor if isinstance(factor, (str, int, float)) else list(factors),
-        "layers_trained_together": list(layers),
-        "config": asdict(config),
-        "config_source": source,
-        "init": None if init is None else "given vector",
-        "seed": seed,
-        "versions": _versions(),
-    }
+    common = identity(model) | _description(shared, objective, factor, rank, source, init is not None, seed)
     runs = {}
     for name, data in datasets.items():
         examples = encode_data(model, data, config.max_response_tokens, config.append_eos, neutral=bool(needed))
@@ -143,6 +133,25 @@ def prepare(
         ]
         runs[name] = Run(shared, data, examples, sites, provenance, seed)
     return runs
+
+
+def _description(
+    shared: Shared, objective: str | Objective, factor: Factor, rank: int, source: str, from_vector: bool, seed: int
+) -> dict[str, Any]:
+    """How the vectors are trained, as JSON values."""
+    return {
+        "positions": shared.positions if isinstance(shared.positions, str) else "function",
+        "form": shared.form,
+        "rank": rank,
+        "objective": objective_name(objective),
+        "factor": factor if isinstance(factor, (str, int, float)) else list(shared.factors),
+        "layers_trained_together": list(shared.layers),
+        "config": asdict(shared.config),
+        "config_source": source,
+        "init": "given vector" if from_vector else None,
+        "seed": seed,
+        "versions": _versions(),
+    }
 
 
 def site_seed(seed: int, place: int) -> int:
@@ -193,7 +202,10 @@ def _read_factors(factor: Factor) -> tuple[float, ...]:
         if factor != "joint":
             raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers')
         return ()
-    listed = tuple(map(float, factor)) if isinstance(factor, Sequence) else (float(factor),)
+    try:
+        listed = tuple(map(float, factor)) if isinstance(factor, Iterable) else (float(factor),)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers') from error
     if not listed or not all(map(math.isfinite, listed)):
         raise ValueError(f"the factors {listed} must be at least one finite number")
     return listed

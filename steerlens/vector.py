@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -142,11 +142,13 @@ class SteeringVector:
         """A copy with some fields changed, such as `sv.replace(positions="all")`."""
         return replace(self, **changes)
 
-    def steer(self, model: Any, *, scale: int | float = 1.0) -> AbstractContextManager[None]:
-        """`steerlens.steer(model, self, scale=scale)`."""
+    def steer(
+        self, model: Any, *, scale: int | float = 1.0, prompt_lengths: Sequence[int] | None = None
+    ) -> AbstractContextManager[None]:
+        """`steerlens.steer(model, self, scale=scale, prompt_lengths=prompt_lengths)`."""
         from .steering import steer  # the one import against the flow: a method of convenience
 
-        return steer(model, self, scale=scale)
+        return steer(model, self, scale=scale, prompt_lengths=prompt_lengths)
 
     def __mul__(self, scale: int | float) -> "SteeringVector":
         return self.scaled(scale) if isinstance(scale, (int, float)) else NotImplemented
