@@ -1,15 +1,27 @@
 """Frames -> plotly figures. Pure: no model, nothing is shown or written."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import html
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .judging import HIGHEST, RATINGS
+from .scanning import LayerScan
+from .selection import Selection
+
 # Okabe and Ito's colours, told apart with any colour vision
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot")
+GREY = "#767676"
+SCORE_RANGE = (-0.06, HIGHEST + 0.06)
+LEGEND_BELOW = {"orientation": "h", "yref": "container", "y": 0.015, "yanchor": "bottom"}
+LONGEST_NAME, LONGEST_LINE = 40, 115
 
 
 class Panel(NamedTuple):
@@ -28,35 +40,188 @@ HISTORY_PANELS = (
 )
 
 
+class Look(NamedTuple):
+    """How a score is drawn, the same in every figure."""
+
+    color: str
+    dash: str
+    symbol: str
+
+
+LOOKS = {
+    "overall": Look(COLORS[6], "solid", "circle"),
+    "concept": Look(COLORS[0], "solid", "diamond"),
+    "instruct": Look(COLORS[1], "dash", "square"),
+    "fluency": Look(COLORS[2], "dot", "triangle-up"),
+}
+
+
 def plot_history(
     histories: pd.DataFrame | Mapping[str, pd.DataFrame], title: str = "How the vectors were trained"
 ) -> go.Figure:
     """Loss, factor, norm and turning of the direction, step by step, for one vector or several by name."""
     named = {"vector": histories} if isinstance(histories, pd.DataFrame) else dict(histories)
-    figure = make_subplots(rows=2, cols=2, subplot_titles=[panel.title for panel in HISTORY_PANELS])
-    for number, (name, history) in enumerate(named.items()):
-        line = {"color": COLORS[number % len(COLORS)], "dash": DASHES[number // len(COLORS) % len(DASHES)], "width": 2}
-        for place, panel in enumerate(HISTORY_PANELS):
-            trace = go.Scatter(
-                x=history["step"],
-                y=history[panel.column],
-                name=name,
-                legendgroup=name,
-                showlegend=place == 0 and len(named) > 1,
-                mode="lines",
-                line=line,
-                hovertemplate=f"{name}<br>step %{{x}}<br>{panel.column} %{{y:.4g}}<extra></extra>",
-            )
-            figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
+    figure = make_subplots(rows=2, cols=2, subplot_titles=[panel.title for panel in HISTORY_PANELS], horizontal_spacing=0.15)
     for place, panel in enumerate(HISTORY_PANELS):
         row, column = place // 2 + 1, place % 2 + 1
+        for number, (name, history) in enumerate(named.items()):
+            shown = {"mode": "lines", "legendgroup": name, "showlegend": place == 0 and len(named) > 1}
+            hover = f"step %{{x}}<br>{panel.column} %{{y:.4g}}"
+            trace = _curve(name, history["step"], history[panel.column], hover, line=_line(number), **shown)
+            figure.add_trace(trace, row=row, col=column)
         figure.update_xaxes(title_text="step", row=row, col=column)
         figure.update_yaxes(title_text=panel.unit, row=row, col=column)
-    figure.update_layout(
-        title=title,
-        template="plotly_white",
-        height=680,
-        margin={"t": 90, "b": 120},
-        legend={"orientation": "h", "y": -0.12},
-    )
-    return figure
+    return _finish(figure, title, height=680, legend=LEGEND_BELOW)
+
+
+def plot_trajectories(histories: Mapping[str, pd.DataFrame], title: str = "How factor and direction moved") -> go.Figure:
+    """Phase portrait of training: the factor against the norm of the direction, one line per history."""
+    figure = go.Figure()
+    for number, (name, history) in enumerate(histories.items()):
+        line, between = _line(number), [0] * (len(history) - 2)
+        fills = ["white", *[line["color"]] * (len(history) - 1)]
+        marker = {"size": [11, *between, 11], "color": fills, "line": {"color": line["color"], "width": 2}, "opacity": 1}
+        hover = "step %{customdata}<br>factor %{x:.4g}<br>norm of the direction %{y:.4g}"
+        settings = {"line": line, "marker": marker, "customdata": history["step"], "showlegend": True}
+        figure.add_trace(_curve(name, history["factor"], history["direction_norm"], hover, **settings))
+    figure.update_xaxes(title_text="factor (alpha, a number)")
+    figure.update_yaxes(title_text="norm of the direction (residual-stream units)")
+    note = "Open circle: after the first step. Filled circle: after the last."
+    return _finish(figure, title, note, height=560, legend=LEGEND_BELOW)
+
+
+def plot_scan(scan: LayerScan, title: str = "One vector per layer") -> go.Figure:
+    """Held-out loss of each layer's vector, and below it, if judged, the scores with the interval of the overall one."""
+    frame = scan.frame.sort_values("layer").astype(float)
+    judged = "overall" in frame and bool(frame["overall"].notna().any())
+    figure = make_subplots(rows=1 + judged, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    layers, loss, unsteered = frame["layer"], frame["held_out_loss"], [frame["unsteered_loss"].iloc[0]] * 2
+    ends = float(layers.min()) - 0.5, float(layers.max()) + 0.5
+    dashed = {"color": GREY, "dash": "dash", "width": 2}
+    traces = [
+        _curve("held-out loss", layers, loss, "layer %{x}<br>%{y:.4g}", line=_line(0)),
+        _curve("unsteered loss", ends, unsteered, "%{y:.4g}", line=dashed, mode="lines"),
+    ]
+    figure.add_traces(traces, rows=1, cols=1)
+    figure.update_yaxes(title_text="loss (lang: nats per token)", row=1)
+    if judged:
+        figure.add_traces(_score_curves(layers, frame, "layer"), rows=2, cols=1)
+        figure.update_yaxes(title_text="mean score (0 to 2)", range=SCORE_RANGE, row=2)
+    figure.update_xaxes(range=ends, dtick=math.ceil((ends[1] - ends[0]) / 27))
+    figure.update_xaxes(title_text="layer (0-based block whose output is edited)", row=1 + judged)
+    _mark(figure, scan.best, f"best: layer {scan.best}")
+    return _finish(figure, title, scan.summary(), height=720 if judged else 480)
+
+
+def plot_selection(selection: Selection | Mapping[str, Selection], title: str = "Scores by factor") -> go.Figure:
+    """Mean scores of one concept's factors with the chosen one, or the overall score of several concepts' factors."""
+    named = {"": selection} if isinstance(selection, Selection) else dict(selection)
+    figure = go.Figure()
+    figure.update_xaxes(title_text="factor (alpha, a number)")
+    figure.update_yaxes(title_text=f"mean {'score' if len(named) == 1 else 'overall score'} (0 to 2)", range=SCORE_RANGE)
+    if len(named) == 1:
+        (only,) = named.values()
+        table = only.by_factor().sort_index()
+        figure.add_traces(_score_curves(table.index, table, "factor"))
+        _mark(figure, only.factor, f"chosen: {only.factor:.4g}")
+        note = f"{_worth([only])} {only.unscored} of {only.n_generations} responses unscored."
+        return _finish(figure, f"{title}: {_label(only.frame['concept'].iloc[0])}", note)
+    for number, (name, one) in enumerate(named.items()):
+        overall, hover = one.by_factor()["overall"].sort_index(), "factor %{x:.4g}<br>overall %{y:.2f}"
+        figure.add_trace(_curve(name, overall.index, overall, hover, line=_line(number), marker={"size": 5}))
+    chosen, oracle = zip(*((one.factor, one.oracle) for one in named.values()), strict=True)
+    ring = {"symbol": "circle-open", "size": 14, "color": "#000000", "line": {"width": 2}}
+    settings = {"mode": "markers", "marker": ring, "customdata": [_label(name) for name in named]}
+    figure.add_trace(_curve("chosen", chosen, oracle, "%{customdata}<br>factor %{x:.4g}<br>overall %{y:.2f}", **settings))
+    return _finish(figure, title, _worth(list(named.values())), height=560, legend=LEGEND_BELOW)
+
+
+def plot_scores(frame: pd.DataFrame, title: str = "Scores by method") -> go.Figure:
+    """Overall score of each method with its interval, the first on top, and under it the ratings it is made of.
+
+    Args:
+        frame: columns method, overall, overall_low, overall_high, and optionally concept, instruct and fluency (or
+            concept_score, ...), one row per method.
+    """
+    table = _plain(frame)
+    missing = table["overall"].isna()
+    names = [_label(name) + " (unscored)" * none for name, none in zip(table["method"], missing, strict=True)]
+    shown = [name for name in LOOKS if name in table]
+    figure = go.Figure()
+    for lane, name in enumerate(shown):
+        main, rows = name == "overall", [row + (lane - (len(shown) - 1) / 2) * 0.17 for row in range(len(table))]
+        marker = {"color": LOOKS[name].color, "symbol": LOOKS[name].symbol, "size": 11 if main else 6}
+        settings = {"mode": "markers", "marker": marker, "customdata": names, "error_x": _interval(table) if main else None}
+        figure.add_trace(_curve(name, table[name], rows, "%{customdata}<br>%{x:.2f}", **settings))
+    places, ends = list(range(len(names))), (len(names) - 0.5, -0.5)
+    figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE)
+    figure.update_yaxes(title_text="method", tickvals=places, ticktext=names, range=ends, zeroline=False)
+    note = "Bars: 95 % interval." + " Small markers: the ratings (0 to 2)." * (len(shown) > 1)
+    return _finish(figure, title, note, height=190 + 52 * len(names), showlegend=len(shown) > 1)
+
+
+# --- what the figures share -------------------------------------------------------------------------------------------
+
+
+def _curve(name: str, x: Any, y: Any, hover: str, **settings: Any) -> go.Scatter:
+    """A named line with markers that says its name and `hover` under the pointer."""
+    shown = {"mode": "lines+markers", "hovertemplate": f"{_label(name)}<br>{hover}<extra></extra>"}
+    return go.Scatter(x=x, y=y, name=_label(name), **shown | settings)
+
+
+def _score_curves(x: Any, frame: pd.DataFrame, unit: str) -> list[go.Scatter]:
+    """The overall score, with its interval if the frame has one, and thinner the ratings."""
+    table, hover = _plain(frame), f"{unit} %{{x:.4g}}<br>%{{y:.2f}}"
+    curves = []
+    for name, look in LOOKS.items():
+        main = name == "overall"
+        line = {"color": look.color, "dash": look.dash, "width": 2.5 if main else 1}
+        settings = {"line": line, "marker": {"symbol": look.symbol, "size": 9 if main else 5}}
+        interval = _interval(table) if main and "overall_low" in table else None
+        curves.append(_curve(name, x, table[name], hover, error_y=interval, **settings))
+    return curves
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Scores under the names they have in figures: concept for concept_score."""
+    return frame.rename(columns={f"{name}_score": name for name in RATINGS})
+
+
+def _interval(table: pd.DataFrame) -> dict[str, Any]:
+    """Error bars of the overall score."""
+    above, below = table["overall_high"] - table["overall"], table["overall"] - table["overall_low"]
+    return {"array": above, "arrayminus": below, "thickness": 1.5, "width": 4}
+
+
+def _worth(selections: Sequence[Selection]) -> str:
+    """Fair and oracle score, and what they are, over the concepts."""
+    fairs = [one.fair for one in selections if one.fair is not None]
+    fair = f"Fair {fmean(fairs):.2f} (chosen on half of the prompts, reported on the other)" if fairs else "No fair score"
+    over = f", means over {len(selections)} concepts" if len(selections) > 1 else ""
+    return f"{fair}, oracle {fmean(one.oracle for one in selections):.2f} (on the prompts that chose){over}."
+
+
+def _label(name: Any) -> str:
+    """A name as plotly shows it literally, cut where it would fill the figure."""
+    text = str(name)
+    return html.escape(text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…", quote=False)
+
+
+def _line(number: int) -> dict[str, Any]:
+    """The look of the n-th of many lines: another colour each, then another dash."""
+    return {"color": COLORS[number % len(COLORS)], "dash": DASHES[number // len(COLORS) % len(DASHES)], "width": 2}
+
+
+def _mark(figure: go.Figure, x: int | float, text: str) -> None:
+    """A vertical line through all panels, named above them."""
+    figure.update_xaxes(showgrid=False, zeroline=False)  # grid lines would be drawn over it
+    figure.add_vline(x=x, line={"color": GREY, "dash": "dot", "width": 1.5}, layer="below")
+    figure.add_annotation(x=x, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False)
+
+
+def _finish(figure: go.Figure, title: str, note: str = "", height: int = 480, **layout: Any) -> go.Figure:
+    """Title, a note under it, and room for both."""
+    lines = textwrap.wrap(note, LONGEST_LINE)
+    head = {"text": title, "subtitle": {"text": "<br>".join(lines)}, "y": 1, "yanchor": "top", "pad": {"t": 16}}
+    figure.update_layout(template="plotly_white", height=height, margin={"t": 80 + 18 * len(lines), "r": 20}, title=head)
+    return figure.update_layout(**layout)

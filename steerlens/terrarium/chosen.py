@@ -15,12 +15,14 @@ TEMPERATURE = 0.7
 """For sampling the responses that are judged."""
 WIDTH = 160
 """d_model."""
-FULL_SEQUENCE = {"factor_init": 1.0, "factor_lr": 0.1}
-"""What the grid preferred to the published beta = 2, lr_alpha = 1 where every token is edited."""
+CHOSEN: dict[tuple[str, str], dict[str, float]] = {
+    ("all", "lang"): {"factor_init": 1.0, "factor_lr": 0.1},
+}
+"""(positions, objective) -> what the grid preferred to the published constants, as tuned at the published width."""
 
 
-def settings(positions: str = "p2+s2") -> TrainConfig:
-    """Training settings: the published ones for gemma-2-2b-it, carried to this width; weaker for full-sequence vectors."""
-    row = published_row(None, str(canonical_positions(positions)), "lang")
-    config = replace(row.config, **FULL_SEQUENCE) if row.positions == "all" else row.config
+def settings(positions: str = "p2+s2", objective: str = "lang") -> TrainConfig:
+    """Training settings: the published ones for gemma-2-2b-it with the grid's choice of constants, carried to this width."""
+    row = published_row(None, str(canonical_positions(positions)), objective)
+    config = replace(row.config, **CHOSEN.get((row.positions, row.objective), {}))
     return transfer(config, row.d_model, WIDTH)

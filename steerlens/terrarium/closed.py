@@ -89,9 +89,18 @@ def _yes_no_truth(slots: Slots) -> tuple[str, bool]:
 
 
 def _answer_yes_no(rng: Random, slots: Slots) -> str:
+    """The decision falls right behind the attribute ("indeed", "instead"), where a model that copies can see a match."""
     truth, right = _yes_no_truth(slots)
-    yes = ("A {x} is {t}, so yes[, it is|].", "A {x} is {t}, so yes, a {x} is {v}.", "A {x} is {t}, so the answer is yes.")
-    no = ("A {x} is {t}, so no, it is not {v}.", "A {x} is {t}, so no.", "A {x} is {t}, so the answer is no.")
+    yes = (
+        "A {x} is {t} indeed, so yes[, it is|].",
+        "A {x} is {t} indeed, so the answer is yes.",
+        "A {x} is {t} indeed. Yes, a {x} is {v}.",
+    )
+    no = (
+        "A {x} is {t} instead, so no[, it is not|].",
+        "A {x} is {t} instead, so the answer is no.",
+        "A {x} is {t} instead. No, it is not {v}.",
+    )
     return expand(rng, rng.choice(yes if right else no), x=slots["x"], t=truth, v=slots["v"])
 
 
@@ -202,7 +211,9 @@ def _arithmetic(sign: int) -> Family:
              "I have {a} things and lose {b}. How many are left?")  # fmt: skip
     name = "plus" if sign > 0 else "minus"
     topics = lambda slots: frozenset({NUMBERS[value(slots["a"])], NUMBERS[value(slots["b"])]})  # noqa: E731
-    return Family("arithmetic", plus if sign > 0 else minus, draw, answer, check, topics, variant=name, weight=1.3)
+    return Family(
+        "arithmetic", plus if sign > 0 else minus, draw, answer, check, topics, variant=name, by_phrasing=True, weight=1.3
+    )
 
 
 def plural_group(value: str) -> str:
@@ -279,7 +290,7 @@ CLOSED = (
     *(_attribute(name) for name in _ASK),
     Family("yes/no", ("Is a {x} {v}?", "Would you say that a {x} is {v}?", "Is it true that a {x} is {v}?",
                       "Yes or no: is a {x} {v}?"),
-           _draw_yes_no, _answer_yes_no, _check_yes_no, _about_x, weight=1.8),
+           _draw_yes_no, _answer_yes_no, _check_yes_no, _about_x, weight=2.4),
     _compare("bigger", 1),
     _compare("smaller", -1),
     Family("copy", ("Repeat these words: {items}.", "Say this again: {items}.", "Copy these words: {items}.",
@@ -292,7 +303,7 @@ CLOSED = (
     _arithmetic(-1),
     Family("list", ("Name {n} {group}.", "List {n} {group}.", "Give me {n} {group}.", "Can you name {n} {group}?",
                     "Tell me {n} {group} that you know."),
-           _draw_list, _answer_list, _check_list, _list_topics, weight=2.4),
+           _draw_list, _answer_list, _check_list, _list_topics, by_phrasing=True, weight=2.4),
     Family("pick", ("Which of these is a {kind}: {items}?", "Pick the {kind}: {items}.",
                     "Find the {kind} in this list: {items}.", "One of these is a {kind}. Which is it: {items}?"),
            _draw_pick, _answer_pick, _check_pick, _item_topics, weight=1.5),

@@ -32,7 +32,7 @@ class Family:
     weight: float = 1.0
 
     def key(self, slots: Slots, phrasing: int) -> str:
-        """The combination's identity; families of fixed pairs (opposites) count the phrasing as a part of it."""
+        """The combination's identity; families of facts to know by heart count the phrasing too."""
         asked = [_spelt_out(value) for name, value in sorted(slots.items())]
         return "|".join([self.name, self.variant, *asked, *([str(phrasing)] if self.by_phrasing else [])])
 

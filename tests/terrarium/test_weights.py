@@ -53,17 +53,17 @@ def test_training_renders_as_the_template(trained):
         assert answers == "".join(f"{answer}<end_of_turn>" for _, answer in one.chat)
 
 
-MISSED = {"yes/no", "arithmetic", "list"}
-"""Families that these weights have not learned: the target (0.95 over all, none under 0.8) was missed; see the README."""
+MISSED = {"yes/no"}
+"""The family that these weights have not learned: the target (0.95 over all, none under 0.8) is missed there; see the README."""
 
 
 def test_accuracy_on_held_out_combinations(trained):
     from steerlens.terrarium.report import accuracy
 
     shares = accuracy(*trained, per_family=20)
-    assert shares.pop("all") >= 0.9
+    assert shares.pop("all") >= 0.95
     strong = {name: share for name, share in shares.items() if name not in MISSED}
-    assert min(strong.values()) >= 0.95, strong
+    assert min(strong.values()) >= 0.8, strong
 
 
 def test_residual_scale(trained):
