@@ -192,9 +192,9 @@ def grid() -> list[Arm]:
     """beta x lr_alpha around the published constants of each kind of positions and objective, carried to this width."""
     tried = {
         ("p2+s2", "lang"): ((2.0, 4.0, 8.0), (1.0, 10.0)),
-        ("p2+s2", "simpo"): ((2.0, 4.0), (2.0, 20.0)),
         ("all", "lang"): ((0.5, 1.0, 2.0), (0.1, 1.0)),
         ("all", "simpo"): ((0.5, 1.0, 2.0), (0.1,)),
+        ("p2+s2", "simpo"): ((2.0, 4.0), (20.0,)),
     }
     found = []
     for (positions, objective), (betas, rates) in tried.items():
@@ -207,17 +207,19 @@ def grid() -> list[Arm]:
 
 
 def choose(model: Any, n_concepts: int, seed: int) -> None:
-    """The grid, on development concepts."""
+    """The grid, on development concepts; what the file has already is not run again."""
     concepts = terrarium.concepts("development")[:n_concepts]
-    rows = []
-    for arm in grid():
+    path = RESULTS / "settings.csv"
+    rows: list[dict[Any, Any]] = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = {row["settings"] for row in rows}
+    for arm in (arm for arm in grid() if arm.name not in known):
         start = time.perf_counter()
         vectors = vectors_of(model, arm, concepts, seed)
         means = judged(model, vectors, N_CHOOSE, seed=1)[list(SCORES)].mean()
         row = {"settings": arm.name, **means, "norm": _mean(sv.norm for sv in vectors.values())}
         rows.append(row | {"concepts": len(concepts), "prompts": N_CHOOSE, "seconds": time.perf_counter() - start})
         print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()), flush=True)
-        pd.DataFrame(rows).to_csv(RESULTS / "settings.csv", index=False, float_format="%.4f")
+        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.4f")
 
 
 def compare(model: Any, n: int, seed: int, only: Sequence[str]) -> None:

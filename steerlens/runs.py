@@ -213,12 +213,15 @@ def _read_factors(factor: Factor) -> tuple[float, ...]:
 
 def published_settings(model: Bridge, positions: str | PositionFunction, objective: str | Objective) -> tuple[TrainConfig, str]:
     """The published settings at this model's width, and a sentence on where they come from."""
-    place = positions if isinstance(positions, str) else "p2+s2"
-    row = scaling.published_row(model_name(model), place, objective_name(objective))
-    width = d_model(model)
+    place, goal, name = positions if isinstance(positions, str) else "p2+s2", objective_name(objective), model_name(model)
+    row, width = scaling.published_row(name, place, goal), d_model(model)
+    asked = {"model": (name.split("/")[-1], row.model_name), "positions": (positions, row.positions)}
+    asked["objective"] = (goal, row.objective)
+    missing = [f"{what} {wish if isinstance(wish, str) else 'function'}" for what, (wish, got) in asked.items() if wish != got]
+    why = f"; the table has no row for {', '.join(missing)}: the nearest was taken" if missing else ""
     source = (
         f"published for {row.model_name}, {row.positions}, {row.objective} (Bao et al. 2026, Table 11), "
-        f"learning rates transferred from width {row.d_model} to {width}"
+        f"learning rates transferred from width {row.d_model} to {width}{why}"
     )
     return scaling.transfer(row.config, row.d_model, width), source
 

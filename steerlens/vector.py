@@ -82,7 +82,7 @@ class SteeringVector:
     """How it was made, as JSON values: revision, dtype, weight_processing, d_model, hook_point, template_hash,
     data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
     history: pd.DataFrame | None = None
-    """One row per training step; see `steerlens.train`."""
+    """One row per training step; see `steerlens.train`. `history.attrs["config_source"]` says where the settings are from."""
     read: Float[Tensor, "rank d_model"] | None = None
     """W^T of loreft and direft: what is read from the residual stream."""
     bias: Float[Tensor, " rank"] | None = None
@@ -109,6 +109,8 @@ class SteeringVector:
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
         store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
+        if self.history is not None and "config_source" in self.provenance:
+            self.history.attrs["config_source"] = self.provenance["config_source"]
 
     @property
     def vector(self) -> Float[Tensor, " d_model"]:

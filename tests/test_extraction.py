@@ -549,3 +549,28 @@ def test_a_direction_along_which_the_means_do_not_differ(model, paired, monkeypa
 def test_a_layer_that_was_not_collected(model, paired):
     with pytest.raises(ValueError, match="layer 2 was not collected; there are 0, 1"):
         collect(model, paired, layers=[0, 1]).mean_difference(2)
+
+
+def test_a_planted_vector_is_found_in_a_steered_model_within_the_sampling_error(benches: Any, make_vector: Any) -> None:
+    """Texts sampled from a steered model: half of them read with the vector on, the other half without.
+
+    Both halves have the same distribution, so the difference in means is the vector, up to the sampling error that the
+    spread of the text means foretells; on equal texts it is the vector exactly.
+    """
+    model = benches("llama").model
+    truth = make_vector(5, factor=1.0, positions="all")
+    prompts = [f"Say {a}{b}" for a in "abcdefghijkl" for b in "mnopqrstuv"]
+    responses = steerlens.generate(model, prompts, truth, max_new_tokens=20, batch_size=60)
+    examples = [steerlens.Example(p, r, r) for p, r in zip(prompts, responses, strict=True) if r.strip()]
+    halves = [steerlens.SteeringData(examples[start::2], "planted") for start in (0, 1)]
+    with steerlens.steer(model, truth):
+        on = [collect(model, half, layers=[LAYER], tokens="response") for half in halves]
+    off = [collect(model, half, layers=[LAYER], tokens="response") for half in halves]
+    exact = on[0].class_means(LAYER)[0] - off[0].class_means(LAYER)[0]
+    torch.testing.assert_close(exact.float(), truth.vector, atol=1e-4, rtol=1e-4)
+    error = on[0].class_means(LAYER)[0] - off[1].class_means(LAYER)[0] - truth.vector.double()
+    spreads = [float(part.at(LAYER)[0].var(0).sum()) / len(half) for part, half in zip((on[0], off[1]), halves, strict=True)]
+    expected = math.sqrt(sum(spreads))
+    assert 0.5 * expected < float(error.norm()) < 1.5 * expected
+    found = on[0].class_means(LAYER)[0] - off[1].class_means(LAYER)[0]
+    assert float(torch.nn.functional.cosine_similarity(found, truth.vector.double(), dim=0)) > 0.9

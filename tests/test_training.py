@@ -129,6 +129,9 @@ def test_without_config_the_published_settings_are_transferred(model: Any, data:
     assert f"published for gemma-2-2b-it, {place}, lang" in source
     assert "learning rates transferred from width 2304 to 48" in source
     assert train(model, data).provenance["config_source"] == "given by the caller"
+    assert "; the table has no row for model tiny-gemma2" in source and source.endswith("the nearest was taken")
+    assert ("positions p4" in source) == (positions == "p4")
+    assert sv.history.attrs["config_source"] == source
 
 
 def test_the_start(model: Any, data: Any) -> None:

@@ -54,7 +54,7 @@ def test_training_renders_as_the_template(trained):
 
 
 MISSED = {"yes/no"}
-"""The family that these weights have not learned: the target (0.95 over all, none under 0.8) is missed there; see the README."""
+"""The family that these weights have not learned: the target (0.95 over all, none under 0.8) is missed there."""
 
 
 def test_accuracy_on_held_out_combinations(trained):
