@@ -144,8 +144,8 @@ def plot_scores(frame: pd.DataFrame, title: str = "Scores by method") -> go.Figu
             concept_score, ...), one row per method.
     """
     table = _plain(frame)
-    missing = table["overall"].isna()
-    names = [_label(name) + " (unscored)" * none for name, none in zip(table["method"], missing, strict=True)]
+    methods = zip(table["method"], table["overall"].isna(), strict=True)
+    names = [_wrapped(f"{method}{' (unscored)' * unscored}") for method, unscored in methods]
     shown = [name for name in LOOKS if name in table]
     figure = go.Figure()
     for lane, name in enumerate(shown):
@@ -205,6 +205,11 @@ def _label(name: Any) -> str:
     """A name as plotly shows it literally, cut where it would fill the figure."""
     text = str(name)
     return html.escape(text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…", quote=False)
+
+
+def _wrapped(name: str) -> str:
+    """A name in full, on several lines if it is long."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, LONGEST_NAME))
 
 
 def _line(number: int) -> dict[str, Any]:

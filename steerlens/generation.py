@@ -111,7 +111,7 @@ def with_steering_prompts(prompts: Sequence[Prompt], steer: SteerText | PerPromp
         )
     listed = [] if steer is None else [steer] if isinstance(steer, (SteeringVector, SteeringPrompt)) else list(steer)
     changed = list(prompts)
-    for one in listed:
+    for one in reversed(listed):  # so that the first of several stands first
         if isinstance(one, SteeringPrompt):
             changed = [one.apply(prompt) for prompt in changed]
     return changed, [one for one in listed if not isinstance(one, SteeringPrompt)]

@@ -1,5 +1,6 @@
 """Which layer to steer: a vector trained at each, and what each is worth on data it has not seen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .training import loss, train
 from .vector import SteeringVector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerScan:
     """One vector per layer, and how well each does."""
 
@@ -85,11 +86,12 @@ def scan_layers(
     _check(model, examples, tried, prompts, judge, held_out)
     learned, kept = _split(examples, held_out, seed)
     settings = {"positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank, "config": config}
-    unsteered = loss(model, None, kept, objective)
     rows, vectors = [], {}
+    unsteered = None  # after the first training, which refuses bad settings before any work
     for layer in tried:
         sv = train(model, learned, layer=layer, seed=seed, progress=progress, **settings)
         vectors[layer] = sv
+        unsteered = loss(model, None, kept, objective) if unsteered is None else unsteered
         row: dict[str, Any] = {"layer": layer, "held_out_loss": loss(model, sv, kept, objective), "unsteered_loss": unsteered}
         assert sv.history is not None
         row |= {"train_loss": float(sv.history.groupby("epoch")["loss"].mean().iloc[-1]), "norm": sv.norm}
@@ -108,6 +110,8 @@ def _check(
         check_layer(model, layer)
     if not 0 < held_out < 1 or len(data) < 2:
         raise ValueError(f"held_out is {held_out!r} with {len(data)} examples: at least one is kept aside and one trained on")
+    if prompts and judge is None:
+        raise ValueError("prompts are there to be judged: give a judge, or leave them out")
     if judge is not None and (not prompts or data.concept is None):
         raise ValueError("a judge needs prompts, and a concept to look for: SteeringData(rows, concept=...)")
 
@@ -134,5 +138,6 @@ def _judged(
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     evaluation = evaluate(model, sv, concept, prompts, judge, **settings)
     low, high = evaluation.interval() or (None, None)
-    means = {score: evaluation.mean(score) for score in SCORES}
-    return means | {"overall_low": low, "overall_high": high, "unscored": evaluation.unscored}
+    means = {score: evaluation.mean(score) for score in SCORES} | {"overall_low": low, "overall_high": high}
+    numbers = {name: math.nan if value is None else value for name, value in means.items()}
+    return numbers | {"unscored": evaluation.unscored}

@@ -63,7 +63,7 @@ class Site:
         """The Null intervention along the same direction."""
         return Weights(self.direction[None], self.null_factor)
 
-    def trained(self) -> list[tuple[Tensor, float]]:
+    def trained(self) -> list[tuple[Tensor, int | float]]:
         """Each trained parameter with its learning rate.
 
         `read` moves d_model times slower than `bias`, so that `W^T h`, a sum over d_model coordinates, keeps pace with it.

@@ -228,6 +228,12 @@ def test_names_are_shown_as_they_are_written() -> None:
     (shown,) = by_name(figures.plot_trajectories({name: HISTORY.assign(direction_norm=1.0)}))
     assert shown.startswith("&lt;b&gt;bold&lt;/b&gt; &amp; long xx")
     assert shown.endswith("x…") and len(shown) < 70
+    figure: Any = figures.plot_scores(METHODS.assign(method=["<b>a", "a method of many words " * 3, "c"]))
+    assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;a"
+    assert figure.layout.yaxis.ticktext[1].split("<br>") == [
+        "a method of many words a method of many",
+        "words a method of many words",
+    ]
 
 
 def test_colors_differ() -> None:
