@@ -16,7 +16,9 @@ TEMPERATURE = 0.7
 WIDTH = 160
 """d_model."""
 CHOSEN: dict[tuple[str, str], dict[str, float]] = {
-    ("all", "lang"): {"factor_init": 1.0, "factor_lr": 0.1},
+    ("p2+s2", "lang"): {"factor_init": 2.0},
+    ("all", "lang"): {"factor_init": 0.5, "factor_lr": 0.1},
+    ("all", "simpo"): {"factor_init": 0.5},
 }
 """(positions, objective) -> what the grid preferred to the published constants, as tuned at the published width."""
 
