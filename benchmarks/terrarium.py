@@ -3,8 +3,11 @@
     python benchmarks/terrarium.py choose     # the grid, on development concepts  -> results/settings.csv
     python benchmarks/terrarium.py compare    # every method, on test concepts     -> results/methods/, results/methods.csv
 
-All methods get the same examples, prompts, sampling seeds and judge (Terrarium's exact one). The model runs in bfloat16 with
-float32 parameters for the vectors. A method whose files are there is not run again; delete them, or name it with --only.
+All methods get the same examples, prompts and judge (Terrarium's exact one). A prompt's sampling seed is the same for all
+methods without selection, and the same for all with it. The model runs in bfloat16 with float32 parameters for the vectors.
+Joint training has settings chosen on development concepts (LoReFT takes PrOSV's, RePS takes SimPO's); a fixed or sampled factor
+has the published lambda and lr_v, and selection instead. A method whose files are there is not run again; delete them, or name
+it with --only. Seconds are those of the machine at the time: they compare only where nothing else ran.
 """
 
 import argparse
@@ -164,6 +167,8 @@ def table(folder: Path) -> pd.DataFrame:
             row |= {"overall_low": low, "overall_high": high, "overall_sd": scores["overall"].std()}
             row |= {score.removesuffix("_score"): scores[score].mean() for score in SCORES[1:]}
             kept = {key: value for key, value in about.items() if key not in ("method", "seed", "config")}
+            if kind == "fair":  # these two were measured with the factor that is best on all prompts
+                kept |= {"accuracy": None, "norm": None}
             rows.append(row | {"unscored": int(frame["overall"].isna().sum())} | kept)
     return pd.DataFrame(rows)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .data import Prompt
 from .generation import as_prompts, decode, prepare
+from .interventions import REFT
 from .likelihood import Batch, EncodedExample, collate
 from .model import Bridge, Padded, context_length, encode_response, forward, frozen, model_name
 from .passes import announced
@@ -94,8 +95,10 @@ def calibrate(
     for name, value in (("kl", kl), ("tolerance", tolerance), ("max_scale", max_scale)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}; it must be finite and above 0")
+    if not isinstance(sv, SteeringVector):
+        raise TypeError(f"calibrate scales one SteeringVector, got {type(sv).__name__}: calibrate several one by one")
     check_fits(model, sv)
-    if sv.norm == 0:
+    if sv.factor == 0 or (sv.form not in REFT and sv.norm == 0):
         raise ValueError("the vector has norm 0: no scale changes what it does")
     examples = _encode(model, prompts, responses, max_new_tokens, chat, batch_size)
 

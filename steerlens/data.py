@@ -131,7 +131,7 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
             raise DataError(f"concept {number} ({line['concept']!r}) has no positive rows in {table_path.name}")
         genres = line.get("concept_genres_map", {})
         metadata = {"concept_id": number, "ref": line.get("ref"), "genre": next(iter(genres.values()), [None])[0]}
-        alike = negatives[negatives["concept_genre"] == metadata["genre"]] if "concept_genre" in table else negatives
+        alike = negatives[negatives["concept_genre"] == metadata["genre"]] if "concept_genre" in table and genres else negatives
         concepts[number] = SteeringData(_rows_of(rows), line["concept"], metadata, _rows_of(alike))
     return dict(sorted(concepts.items()))
 

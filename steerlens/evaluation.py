@@ -89,7 +89,7 @@ def evaluate(
     *,
     max_new_tokens: int = 128,
     temperature: int | float = 1.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     chat: bool = True,
     batch_size: int = 16,
     progress: bool = False,
@@ -120,7 +120,7 @@ def evaluate(
         progress=progress,
     )
     rows = []
-    seeds = row_seeds(seed, len(batch))
+    seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
     for about, prompt, response, own in zip(concepts, batch, responses, seeds, strict=True):
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         scores, error = ask(judge, about, text, response)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from .data import DataError, SteeringData, as_data
 from .likelihood import Batch, EncodedExample, collate, encode_data
-from .model import Bridge, HookFunction, Padded, check_layer, check_model, forward, frozen, hook_name, identity
+from .model import Bridge, HookFunction, Padded, check_layer, check_model, encode_prompt, forward, frozen, hook_name, identity
 from .passes import announced
 from .positions import PositionFunction, canonical_positions
 from .steering import check_fits
 from .vector import SteeringVector
 
 TOKENS = ("all", "response", "last")
-"""Tokens that are looked at: prompt and response without BOS; the response; the text's last token."""
+"""Tokens that are looked at: prompt and response without the template's beginning; the response; the text's last token."""
 SAME = 1e-9
 """Class means that differ by less than this share of their norm are the same up to rounding of float64 sums."""
 
@@ -83,7 +83,8 @@ def collect(model: Bridge, data: Any, *, layers: Sequence[int], tokens: str = "a
         model: a TransformerBridge; it is left as it came.
         data: `SteeringData`, or anything it can be built from.
         layers: 0-based blocks whose output is read.
-        tokens: "all" (prompt and response, without a BOS at the beginning), "response", or "last" (of the text).
+        tokens: "all" (prompt and response without the tokens that every prompt begins with, see `prefix_length`), "response",
+            or "last" (of the text).
         batch_size: texts per forward pass; the result does not depend on it.
 
     Raises:
@@ -173,8 +174,18 @@ def _chosen(model: Bridge, batch: Batch, tokens: str) -> Bool[Tensor, "batch pos
     places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     if tokens == "last":
         return places == batch.token_mask.sum(-1, keepdim=True) - 1
-    bos = model.tokenizer.bos_token_id
-    return batch.token_mask if bos is None else batch.token_mask & ~((places == 0) & (batch.tokens == bos))
+    return batch.token_mask & (places >= prefix_length(model))
+
+
+def prefix_length(model: Bridge) -> int:
+    """Tokens that every templated prompt begins with (AxBench's prefix_length), at least the first one.
+
+    The first token, BOS or not, takes in attention that has nowhere to go, and its residual stream is far larger than any
+    other: it would decide a mean.
+    """
+    one, two = encode_prompt(model, "1"), encode_prompt(model, "2")
+    shared = next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 0)
+    return max(1, shared)
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
@@ -279,8 +290,8 @@ def extract(
         layer: 0-based block whose output is read and edited; a sequence gives a vector for each, at the cost of one.
         method: "difference" (in means), "pca" (first principal component of the differences) or "probe" (logistic
             regression); see `difference`, `principal_component` and `probe`.
-        tokens: those that are read: "all" of prompt and response but BOS, "response", or "last". Class means weigh tokens
-            equally, as AxBench's do (whose code also leaves out what a chat template puts before every prompt).
+        tokens: those that are read: "all" of prompt and response but those that every prompt begins with (AxBench's definition;
+            see `prefix_length`), "response", or "last". Class means weigh tokens equally, as AxBench's do.
         positions: those that the vector edits.
         factor: of the unit direction. None takes the projection of the difference of the class means on it, so that
             `vector` of the method "difference" is the raw difference (CAA's vector at multiplier 1).

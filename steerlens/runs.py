@@ -68,7 +68,7 @@ class Run:
         decay = scaling.learning_rate_scale(step, self.n_steps)
         config = self.shared.config
         rates = {
-            "factor_lr": 0.0 if self.shared.factors else config.factor_lr * decay,
+            "factor_lr": 0.0 if self.shared.factors and self.shared.form not in REFT else config.factor_lr * decay,
             "direction_lr": config.direction_lr * decay,
         }
         for site, old, norm in zip(self.sites, before, grad_norms, strict=True):
@@ -112,10 +112,10 @@ def prepare(
     positions = canonical_positions(positions)
     function = objective_function(objective)
     needed = needs(function)
-    _check_form(form, rank, needed)
+    _check_form(form, rank, needed, d_model(model))
     factors = _read_factors(factor)
     starts = _read_init(model, init, layers, form, rank)
-    if config is not None and config.null_factor_init is not None and NULL not in needed:
+    if config is not None and config.null_factor_init is not None and NULL not in needed and form != "null":
         raise ValueError(f"null_factor_init is set, but the objective {objective_name(objective)!r} has no Null intervention")
     config, source = published_settings(model, positions, objective) if config is None else (config, "given by the caller")
     shared = Shared(layers, positions, function, form, config, factors)
@@ -160,6 +160,8 @@ def site_seed(seed: int, place: int) -> int:
 
 
 def _read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(layer, (int, Sequence)):
+        raise ValueError(f"layer {layer!r}: give a block's index, or a list of them")
     layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
     if not layers or len(set(layers)) < len(layers):
         raise ValueError(f"the layers {list(layers)} must be at least one, each once")
@@ -168,14 +170,18 @@ def _read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
     return layers
 
 
-def _check_form(form: str, rank: int, needed: frozenset[str]) -> None:
+def _check_form(form: str, rank: int, needed: frozenset[str], width: int) -> None:
     intervention(form)
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank {rank!r}: it must be a whole number of at least 1")
+    if rank > width:
+        raise ValueError(f"rank {rank}: the residual stream has {width} dimensions")
     if form not in REFT and rank != 1:
         raise ValueError(
             f"rank {rank!r}: a steering vector of form {form!r} has rank 1; {' and '.join(sorted(REFT))} have others"
         )
+    if form == "null" and NULL in needed:
+        raise ValueError('the form "null" is itself the Null intervention: this objective is for the forms "add" and "clamp"')
     if form in REFT and NULL in needed:
         raise ValueError(f'the form {form!r} has no Null intervention, which this objective needs: use objective="simpo"')
 
@@ -202,6 +208,8 @@ def _read_factors(factor: Factor) -> tuple[float, ...]:
         if factor != "joint":
             raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers')
         return ()
+    if isinstance(factor, bool):
+        raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers')
     try:
         listed = tuple(map(float, factor)) if isinstance(factor, Iterable) else (float(factor),)
     except (TypeError, ValueError) as error:

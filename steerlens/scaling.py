@@ -47,13 +47,13 @@ class TrainConfig:
     """Train on an end-of-sequence token after each uncut response."""
     accumulate: int = 1
     """Forward passes per step; the step's loss is the mean over all their tokens, as if it were one large batch."""
-    null_factor_init: int | float | None = None
-    """Objective "reps": start of a second, trained strength of the Null intervention (1 = takes all of h along u away);
-    None = 1 throughout, as in the paper."""
-    null_factor_lr: int | float = 0.1
-    """Adam's learning rate of that strength, where it is trained; decays linearly to 0, the same at every width."""
     init_distribution: Literal["uniform", "normal"] = "uniform"
     """uniform: U(-lambda/sqrt(n), lambda/sqrt(n)), the released code. normal: N(0, lambda/n), Algorithm 1 as printed."""
+    null_factor_init: int | float | None = None
+    """Objective "reps": start of a second, trained strength of the Null intervention (1 = takes all of h along u away);
+    None = 1 throughout, as in the paper. A vector of form "null" starts at this strength (None = 1)."""
+    null_factor_lr: int | float = 0.1
+    """Adam's learning rate of that strength, where it is trained; decays linearly to 0, the same at every width."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):

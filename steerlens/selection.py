@@ -290,6 +290,8 @@ def _rows(
         raise ValueError(f"vectors and prompts are not of the same concepts: {sorted(unmatched)} in only one of them")
     rows = []
     for concept, sv in vectors.items():
+        if not isinstance(sv, SteeringVector):
+            raise TypeError(f"{concept}: a factor is chosen for one SteeringVector, got {type(sv).__name__}")
         batch = as_prompts(prompts[concept])
         seeds = row_seeds(seed, len(batch))
         for candidate in [sv.replace(factor=factor) for factor in factors]:

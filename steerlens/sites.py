@@ -71,7 +71,7 @@ class Site:
         config, width = self.config, self.direction.shape[-1]
         pairs = [
             (self.direction, config.direction_lr),
-            (self.factor, config.factor_lr),
+            (self.factor, config.null_factor_lr if self.form == "null" else config.factor_lr),
             (self.bias, config.factor_lr),
             (self.read, config.factor_lr / width),
             (self.null_factor, config.null_factor_lr),
@@ -106,7 +106,7 @@ class Site:
             "cos_init": _cosine(now.directions, self.first.directions),
             "cos_prev": _cosine(now.directions, before.directions),
         }
-        return row | ({"null_factor": float(self.null_factor.detach())} if self.config.null_factor_init is not None else {})
+        return row | ({"null_factor": float(self.null_factor.detach())} if self.null_factor.requires_grad else {})
 
     def finish(
         self, positions: str | PositionFunction, concept: str | None, provenance: dict[str, Any], factor: float | None
@@ -115,7 +115,7 @@ class Site:
         weights = self.weights().each(lambda tensor: tensor.detach())
         plain = self.form not in REFT
         made = provenance | {"hook_point": hook_name(self.layer), "layer": self.layer}
-        if self.config.null_factor_init is not None:
+        if self.null_factor.requires_grad:
             made["null_factor"] = float(self.null_factor.detach())
         return SteeringVector(
             weights.direction[0] if plain else weights.direction,
@@ -147,29 +147,38 @@ def new_site(
     reft, draw = form in REFT, generator_for(seed, "direction")
     rows = [scaling.initial_direction(config, width, draw) for _ in range(rank)]
     direction = init.direction.clone() if init is not None else torch.stack(rows) if reft else rows[0]
-    start = init.factor if init is not None else 1.0 if reft else scaling.initial_factor(config, width)
     null = config.null_factor_init
+    begun = 1.0 if reft else (null or 1.0) if form == "null" else scaling.initial_factor(config, width)
+    start = begun if init is None else init.factor
+    if null is not None and init is not None:
+        null = init.provenance.get("null_factor", null)
+    suppressing = null is not None and form != "null"
     site = Site(
         layer,
         form,
         direction.to(device).requires_grad_(),
         torch.tensor(factors[0] if factors else start, device=device, requires_grad=not factors and not reft),
-        torch.tensor(1.0 if null is None else float(null), device=device, requires_grad=null is not None),
+        torch.tensor(float(null) if null is not None and suppressing else 1.0, device=device, requires_grad=suppressing),
         config,
     )
     return _with_reading(site, init) if reft else site
 
 
 def _with_reading(site: Site, init: SteeringVector | None) -> Site:
-    """Add what a ReFT form has besides: reading nothing, and writing as much as a steering vector at its start."""
+    """Add what a ReFT form has besides: reading nothing, and writing as much as a steering vector at its start.
+
+    A LoReFT that goes on from another gets rows of the usual norm again, so that its learning rates mean the same.
+    """
     rank, width = site.direction.shape
+    if init is not None and site.form == "loreft":
+        size = float(site.config.direction_init) or 1.0
+        usual = math.sqrt(size) if site.config.init_distribution == "normal" else size / math.sqrt(3)
+        site = replace(site, direction=(site.direction.detach() * usual).requires_grad_())
+    scales = (site.direction.detach().norm(dim=-1).cpu() if site.form == "loreft" else torch.ones(rank)) / math.sqrt(rank)
+    read, bias = torch.zeros(rank, width), torch.full((rank,), scaling.initial_factor(site.config, width))
     if init is not None:
         assert init.read is not None and init.bias is not None
-        read, bias, scales = init.read.clone(), init.bias.clone(), torch.ones(rank)
-    else:
-        read = torch.zeros(rank, width)
-        bias = torch.full((rank,), scaling.initial_factor(site.config, width))
-        scales = (site.direction.detach().norm(dim=-1).cpu() if site.form == "loreft" else torch.ones(rank)) / math.sqrt(rank)
+        read, bias = init.read / scales[:, None], init.bias / scales
     place = site.direction.device
     read, bias = read.to(place).requires_grad_(), bias.to(place).requires_grad_()
     return replace(site, read=read, bias=bias, scales=scales.to(place))

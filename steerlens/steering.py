@@ -1,6 +1,6 @@
 """Applying vectors to a model for the length of a `with` block, through hooks that nothing outlives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,6 +73,8 @@ def as_list(sv: Steer | PerPrompt) -> list[SteeringVector]:
     """The vectors in a list, whatever was given."""
     if isinstance(sv, PerPrompt):
         raise TypeError("PerPrompt says which row gets which vector: give it to generate or evaluate, not to steer")
+    if isinstance(sv, Mapping):
+        raise TypeError("a mapping of vectors: pick one, or give list(mapping.values()) to apply them together")
     vectors = [] if sv is None else [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv)
     for vector in vectors:
         if isinstance(vector, SteeringPrompt):

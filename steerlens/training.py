@@ -110,8 +110,9 @@ def train(
         positions: the tokens that are edited; "p2+s2" is PrOSV's choice, "all" the full-sequence vector (FSSV).
         objective: "lang", "simpo" (the scaled form), "reps", "dpo", "simpo_margin" (plain SimPO), or a function of `Logprobs`.
             All but "lang" compare with neutral responses, which the data must have.
-        form: "add", "clamp", or the ReFT forms "loreft" and "direft" (Wu et al. 2024). The paper has no settings for these:
-            they take the steering vector's, their bias in the role of the factor, and start as a vector that reads nothing.
+        form: "add", "clamp", "null" (its factor is a strength that starts at 1 and moves at `null_factor_lr`), or the ReFT
+            forms "loreft" and "direft" (Wu et al. 2024). The paper has no settings for these: they take the steering
+            vector's, their bias in the role of the factor, and start as a vector that reads nothing.
         factor: "joint" trains it (Algorithm 1); a number fixes it; a sequence is drawn from at each step (Algorithm 2), and
             the vector is returned with the sequence's mean as its factor: select one with `select_factor`. A ReFT form
             trained jointly has factor 1.
@@ -208,6 +209,8 @@ def train_many(
 def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12) -> float:
     """Mean objective over the data with a vector on (None = unsteered, a list = together), without training.
 
+    The Null intervention of "reps" acts along the vector's `direction`, whatever the sign of its factor, as in training.
+
     Raises:
         ValueError, DataError: as `train`.
     """
@@ -283,7 +286,8 @@ def _loop(
 
 def _tell(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
     for callback in callbacks:
-        callback(Step(name, run.n_steps, row, site.layer, site.direction.detach().cpu().clone()))
+        rows = site.moment().directions.cpu()
+        callback(Step(name, run.n_steps, row, site.layer, rows if site.form in REFT else rows[0]))
 
 
 def _draw_factor(run: Run, generator: torch.Generator) -> None:

@@ -60,8 +60,9 @@ class SteeringVector:
     The forms "loreft" and "direft" have a rank: `direction` holds their output directions as rows, `read` and `bias` what is
     written along them, and `factor` multiplies the whole edit.
 
-    Two vectors are equal when they do the same: the same `vector`, form, layer, positions and model name. `2 * v`, `-v`,
-    `v / 2`, `a + b` and `a - b` work on `vector`; sums need the same layer, positions, form "add" and model.
+    Two vectors are equal when they do the same: the same form, layer, positions and model name, and the same `vector` (form
+    "add") or direction and factor (other forms, which look at both). `2 * v`, `-v`, `v / 2`, `a + b` and `a - b` work on
+    `vector`; sums need the same layer, positions, form "add" and model.
 
     Raises:
         ValueError: a direction that is empty, of the wrong shape or not finite; a factor that is not finite; a layer
@@ -180,13 +181,10 @@ class SteeringVector:
             return NotImplemented
         if self._place() != other._place():
             return False
-        if self.read is None or self.bias is None or other.read is None or other.bias is None:
-            return torch.equal(self.vector, other.vector)
-        pairs = ((self.direction, other.direction), (self.read, other.read), (self.bias, other.bias))
-        return self.factor == other.factor and all(torch.equal(mine, theirs) for mine, theirs in pairs)
+        return all(torch.equal(mine, theirs) for mine, theirs in zip(self._acting(), other._acting(), strict=True))
 
     def __hash__(self) -> int:
-        return hash((*self._place(), tuple(self.vector.tolist())))
+        return hash((*self._place(), *(tuple(tensor.flatten().tolist()) for tensor in self._acting())))
 
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file, atomically: tensors, everything about them as JSON, and a checksum of both.
@@ -220,6 +218,12 @@ class SteeringVector:
 
     def _place(self) -> tuple[Any, ...]:
         return (self.form, self.rank, self.layer, self.positions, self.model_name)
+
+    def _acting(self) -> list[Tensor]:
+        """The tensors that decide what the edit does."""
+        if self.form == "add":
+            return [self.vector]
+        return [tensor for tensor in self.weights if tensor is not None]
 
     def _combine(self, other: "SteeringVector", sign: float) -> "SteeringVector":
         if not isinstance(other, SteeringVector):

@@ -21,6 +21,7 @@ from steerlens.extraction import (
     difference,
     extract,
     from_direction,
+    prefix_length,
     principal_component,
     probe,
     sae_direction,
@@ -63,7 +64,8 @@ def naive(bench: Any, data: Any, layer: int, tokens: str) -> list[torch.Tensor]:
             bench.oracle.hf(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False)
         handle.remove()
         hidden = caught[0].reshape(-1, WIDTH).double()
-        start = {"all": int(begins_with_bos), "response": len(prompt), "last": -1}[tokens]
+        head = int(begins_with_bos) + len("S") + len("user\n")  # BOS, start of turn, and a token per character
+        start = {"all": head, "response": len(prompt), "last": -1}[tokens]
         found.append(hidden[start:])
     return found
 
@@ -119,11 +121,27 @@ def test_means_weigh_tokens_not_texts(gemma, unpaired):
     assert relative(texts, found.mean_difference(LAYER)) > 0.01  # so that the comparison above could tell
 
 
-@pytest.mark.parametrize(("prompt", "kept"), [([1, 8, 1, 9], 3), ([7, 8, 1, 9], 4), ([1, 1, 9], 2)])
-def test_only_a_bos_at_the_beginning_is_left_out(model, paired, monkeypatch, prompt, kept):
-    monkeypatch.setattr("steerlens.likelihood.encode_prompt", lambda model, text: prompt)
-    found = collect(model, paired, layers=[LAYER])
-    assert found.positive_counts.tolist() == [kept + len(response) for response in RESPONSES]
+@pytest.mark.parametrize("architecture", ["gemma2", "qwen2", "gpt2"])
+def test_what_every_prompt_begins_with_is_left_out(benches, architecture):
+    """BOS (but for Qwen's), the start of the turn, "user" and a line break, a token per character."""
+    templated, bare = benches(architecture).model, benches(architecture, template=False).model
+    assert prefix_length(templated) == (6 if architecture == "qwen2" else 7)
+    assert prefix_length(bare) == 1, "BOS, or else the first token"
+
+
+def test_a_sink_at_the_first_token_does_not_make_the_direction(benches, paired):
+    """Qwen has no BOS: its first token is of the template, and would decide the means if it were in them."""
+    model = benches("qwen2").model
+    plain = extract(model, paired, layer=LAYER)
+    sink = torch.zeros(WIDTH)
+    sink[3] = 1e4
+
+    def grow(hidden, hook):
+        return torch.cat([hidden[:, :1] + sink, hidden[:, 1:]], 1)
+
+    with model.hooks(fwd_hooks=[(f"blocks.{LAYER}.hook_resid_post", grow)]):
+        found = extract(model, paired, layer=LAYER)
+    assert relative(found.vector, plain.vector) < 1e-6
 
 
 # --- invariances ----------------------------------------------------------------------------------------------------

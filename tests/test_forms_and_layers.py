@@ -11,7 +11,7 @@ from oracle import edited_places
 from torch import Tensor
 
 import steerlens
-from steerlens import SteeringVector, TrainConfig
+from steerlens import SteeringVector, TrainConfig, scaling
 from steerlens.interventions import orthonormal
 from steerlens.model import frozen
 from steerlens.runs import prepare
@@ -168,7 +168,7 @@ def test_a_list_of_layers_gives_a_list_of_vectors(model: Any, data: Any) -> None
 def test_many_data_sets_at_many_layers_are_as_alone(model: Any, data: Any) -> None:
     other = steerlens.SteeringData([{"prompt": p, "response": r[::-1]} for p, r in zip(PROMPTS, RESPONSES, strict=True)])
     for settings in ({"layer": [0, 2]}, {"form": "loreft", "rank": 2}):
-        full = {"layer": 1, "config": CONFIG, "progress": False} | settings
+        full: dict[str, Any] = {"layer": 1, "config": CONFIG, "progress": False} | settings
         together = steerlens.train_many(model, {"a": data, "b": other}, **full)
         for name, rows in (("a", data), ("b", other)):
             alone = steerlens.train(model, rows, **full)
@@ -199,6 +199,8 @@ def test_what_does_not_go_together_is_refused(model: Any, data: Any, make_vector
     for settings, words in (
         ({"rank": 2}, "a steering vector of form 'add' has rank 1; direft and loreft have others"),
         ({"form": "loreft", "rank": 0}, "rank 0: it must be a whole number"),
+        ({"form": "loreft", "rank": 49}, "rank 49: the residual stream has 48 dimensions"),
+        ({"form": "null", "objective": "reps"}, "is itself the Null intervention"),
         ({"layer": []}, "must be at least one, each once"),
         ({"layer": [1, 1]}, "must be at least one, each once"),
         ({"layer": [0, 9]}, "layer 9 does not exist"),
@@ -230,3 +232,62 @@ def test_orthonormal_is_differentiable_and_matches_gram_schmidt() -> None:
     torch.testing.assert_close(made[:2], torch.stack([first, second / second.norm()]))
     made.sum().backward()
     assert given.grad is not None and bool(given.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("form", ["loreft", "direft"])
+def test_a_reft_starts_as_large_as_a_vector_and_reads_as_it_writes(model: Any, data: Any, form: str, rank: int) -> None:
+    run = runs_of(model, data, CONFIG, form=form, rank=rank)
+    (site,) = run.sites
+    size = scaling.initial_factor(CONFIG, site.direction.shape[-1]) * CONFIG.direction_init / 3**0.5
+    assert float((site.moment().scales @ site.moment().directions).norm()) == pytest.approx(size, rel=0.35)
+    assert not site.read.any()
+    rates = {id(parameter): rate for parameter, rate in site.trained()}
+    assert rates[id(site.read)] == CONFIG.factor_lr / site.direction.shape[-1]
+    assert (rates[id(site.bias)], rates[id(site.direction)]) == (CONFIG.factor_lr, CONFIG.direction_lr)
+    sv = train(model, data, form=form, rank=rank, config=replace(CONFIG, epochs=1, batch_size=5))
+    scale = (site.direction.norm(dim=-1) if form == "loreft" else torch.ones(rank)) / rank**0.5
+    moved = (sv.read.abs().max(dim=-1).values / scale).tolist()  # Adam's first step is the learning rate
+    assert max(moved) <= CONFIG.factor_lr / sv.d_model * 8 and max(moved) > 0
+    assert set(sv.history["factor_lr"]) == {CONFIG.factor_lr}
+
+
+def test_layers_start_apart(model: Any, data: Any) -> None:
+    first, second, third = (site.direction.detach() for site in runs_of(model, data, CONFIG, layer=[0, 1, 2]).sites)
+    for a, b in ((first, second), (second, third), (first, third)):
+        assert abs(float(torch.nn.functional.cosine_similarity(a, b, dim=0))) < 0.6
+    assert torch.equal(first, runs_of(model, data, CONFIG, layer=0).sites[0].direction)
+
+
+def test_null_is_trained_as_a_strength(model: Any, data: Any) -> None:
+    sv = train(model, data, form="null", config=replace(CONFIG, epochs=1, batch_size=5, null_factor_lr=0.01))
+    assert sv.history["factor"][0] == pytest.approx(1.0, abs=0.0101) and sv.history["factor"][0] != 1.0
+    higher = train(model, data, form="null", config=replace(CONFIG, epochs=1, batch_size=5, null_factor_init=2.0))
+    assert higher.factor == pytest.approx(2.0, abs=0.101) and "null_factor" not in higher.provenance
+
+
+def test_going_on_keeps_pace(model: Any, data: Any) -> None:
+    """A continued LoReFT moves about as far in a step as a fresh one."""
+    one = replace(CONFIG, epochs=1, batch_size=5)
+    first = train(model, data, form="loreft", rank=2, config=one, seed=0)
+    start = runs_of(model, data, one, form="loreft", rank=2).sites[0].moment()
+    second = train(model, data, form="loreft", rank=2, config=one, init=first)
+    fresh = float((first.vector - start.scales @ start.directions).norm())
+    assert float((second.vector - first.vector).norm()) == pytest.approx(fresh, rel=0.6)
+
+
+def test_callbacks_see_the_direction_itself(model: Any, data: Any) -> None:
+    steps: list[Any] = []
+    sv = train(model, data, form="loreft", rank=2, callbacks=[steps.append])
+    torch.testing.assert_close(steps[-1].direction, sv.direction)
+    plain = train(model, data, callbacks=[steps.append])
+    torch.testing.assert_close(steps[-1].direction, plain.direction)
+
+
+def test_equality_looks_at_what_acts() -> None:
+    d = torch.tensor([1.0, 2.0, 0.0])
+    assert SteeringVector(d, 2.0, 0) == SteeringVector(2 * d, 1.0, 0)
+    assert SteeringVector(d, 2.0, 0, form="null") != SteeringVector(2 * d, 1.0, 0, form="null")
+    assert SteeringVector(d, 0.0, 0, form="clamp") != SteeringVector(d.flip(0), 0.0, 0, form="clamp")
+    same = SteeringVector(d, 0.5, 0, form="clamp"), SteeringVector(d, 0.5, 0, form="clamp")
+    assert same[0] == same[1] and hash(same[0]) == hash(same[1])
