@@ -113,7 +113,7 @@ def steerlens_step(model, examples: list[EncodedExample]) -> Callable[[], object
 
     def step() -> object:
         backward(model, [run], [examples])
-        run.direction.grad = run.factor.grad = None
+        run.sites[0].direction.grad = run.sites[0].factor.grad = None
         return None
 
     return step

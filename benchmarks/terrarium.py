@@ -196,9 +196,9 @@ def _interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
 def grid() -> list[Arm]:
     """beta x lr_alpha around the published constants of each kind of positions and objective, carried to this width."""
     tried = {
-        ("p2+s2", "lang"): ((2.0, 4.0, 8.0), (1.0, 10.0)),
-        ("all", "lang"): ((0.5, 1.0, 2.0), (0.1, 1.0)),
-        ("all", "simpo"): ((0.5, 1.0, 2.0), (0.1,)),
+        ("p2+s2", "lang"): ((1.0, 2.0, 4.0, 8.0), (1.0, 10.0)),
+        ("all", "lang"): ((0.25, 0.5, 1.0, 2.0), (0.1, 1.0)),
+        ("all", "simpo"): ((0.25, 0.5, 1.0, 2.0), (0.1,)),
         ("p2+s2", "simpo"): ((2.0, 4.0), (20.0,)),
     }
     found = []

@@ -27,13 +27,20 @@ class Weights(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Weights":
         """The same function of every tensor."""
-        return Weights(*(None if tensor is None else function(tensor) for tensor in self))
+        read, bias = (None if tensor is None else function(tensor) for tensor in (self.read, self.bias))
+        return Weights(function(self.direction), function(self.factor), read, bias)
 
 
 def stack(listed: Sequence[Weights]) -> Weights:
     """Several weights of one form and rank as one, along a new first dimension."""
-    columns = zip(*listed, strict=True)
-    return Weights(*(None if column[0] is None else torch.stack(column) for column in columns))
+    reads = [weights.read for weights in listed if weights.read is not None]
+    biases = [weights.bias for weights in listed if weights.bias is not None]
+    return Weights(
+        torch.stack([weights.direction for weights in listed]),
+        torch.stack([weights.factor for weights in listed]),
+        torch.stack(reads) if reads else None,
+        torch.stack(biases) if biases else None,
+    )
 
 
 Intervention = Callable[[Tensor, Weights], Tensor]

@@ -117,17 +117,17 @@ def test_reft_vectors_are_checked() -> None:
     assert torch.equal(made.vector, torch.tensor([1.0, 1, 0, 0, 0, 0]))
     assert made.scaled(2.0).norm == pytest.approx(2 * 2**0.5)
     assert made != SteeringVector(rows, 1.0, 0, form="loreft", read=2 * read, bias=bias)
-    for fields, words in (
+    base: dict[str, Any] = {"direction": rows, "factor": 1.0, "layer": 0, "form": "loreft", "read": read, "bias": bias}
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"read": None}, "needs read"),
         ({"direction": 2 * rows}, "must be orthonormal"),
         ({"bias": torch.tensor([1.0, torch.nan])}, "the bias holds NaN"),
         ({"form": "add"}, "must be one row of d_model numbers"),
         ({"form": "add", "direction": torch.ones(6)}, "read and bias belong to direft and loreft"),
-    ):
+    ]
+    for fields, words in cases:
         with pytest.raises(ValueError, match=words):
-            SteeringVector(
-                **({"direction": rows, "factor": 1.0, "layer": 0, "form": "loreft", "read": read, "bias": bias} | fields)
-            )
+            SteeringVector(**(base | fields))
     with pytest.raises(ValueError, match="vectors of form 'loreft' have no sum"):
         _ = made + made
 

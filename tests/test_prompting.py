@@ -140,3 +140,11 @@ def test_accuracy_asks_with_it(model: Any) -> None:
     questions = [Asked(prompt) for prompt in PROMPTS]
     assert accuracy(model, SEA, questions, max_new_tokens=8) == 1
     assert accuracy(model, None, questions, max_new_tokens=8) < 1
+
+
+def test_the_first_of_several_stands_first(model: Any) -> None:
+    first, second = SteeringPrompt("Be kind."), SteeringPrompt("Be brief.")
+    written = "Be kind.\n\nQuestion: Be brief.\n\nQuestion: Hi"
+    expected = steerlens.generate(model, written, **SETTINGS)
+    assert steerlens.generate(model, "Hi", [first, second], **SETTINGS) == expected
+    assert steerlens.generate(model, "Hi", [second, first], **SETTINGS) != expected
