@@ -88,7 +88,11 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _demo(options: argparse.Namespace) -> int:
+    import torch
+
     from .demo import run
+
+    torch.set_num_threads(1)  # the embedded model is too small for a second thread, and on a busy machine threads wait
 
     run(options.out, options.seed)
     return 0

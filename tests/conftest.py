@@ -1,11 +1,16 @@
 """Shared models and data. steerlens is imported inside fixtures, after jaxtyping's import hook is in place."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny import ARCHITECTURES, MARKS, WIDTH, Bench, make_bench
+
+# these models are too small for a second thread to pay, and two threads on a busy core wait for each other
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, notebooks among them
 
 PROMPTS = (
     "Why is the sky blue?",
