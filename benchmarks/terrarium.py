@@ -40,6 +40,8 @@ TRAINING_FACTORS = tuple(range(2, 21, 2))
 """Factor sampling draws from these (Wu et al. 2025, for Gemma), carried to this width by the scaling rule."""
 SELECTION_FACTORS = (*TRAINING_FACTORS, 25, 30, 40, 50)
 """Factor selection tries these: as they are for unit directions, carried to this width for directions trained by sampling."""
+AROUND_JOINT = (3.0, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0, 15.0, 18.0)
+"""For the full-sequence vectors of joint training, whose factors end near 6: is it the strength or the direction?"""
 
 
 class Arm(NamedTuple):
@@ -80,6 +82,7 @@ def arms() -> list[Arm]:
         Arm("FSSV, lang, fixed unit factor", factor=1.0),
         Arm("FSSV, lang, factor sampling + selection", factor=carried(TRAINING_FACTORS), selected=sampled),
         *joint,
+        Arm("FSSV, lang, joint, then selection", selected=AROUND_JOINT),
         Arm("LoReFT r1 p2+s2, lang", "p2+s2", form="loreft", rank=1),
         Arm("LoReFT r4 p2+s2, lang", "p2+s2", form="loreft", rank=4),
     ]
