@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .data import Prompt
-from .generation import as_prompts, decode, prepare
 from .interventions import REFT
 from .likelihood import Batch, EncodedExample, collate
-from .model import Bridge, Padded, context_length, encode_response, forward, frozen, model_name
+from .model import Bridge, Padded, forward, frozen
 from .passes import announced
+from .recording import divergence, encode
 from .steering import Steer, as_list, check_fits, steer
 from .vector import SteeringVector
 
@@ -166,27 +166,9 @@ def _encode(
     batch_size: int,
 ) -> list[EncodedExample]:
     """Prompts with the responses that the dose is measured on; those without a response token are left out."""
-    batch = as_prompts(prompts)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    rows, _ = prepare(model, batch, None, max_new_tokens if responses is None else 1, chat)
-    if responses is None:
-        answers: list[list[int]] = []
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            answers += decode(model, part, [], [None] * len(part), max_new_tokens, 0.0)
-    else:
-        texts = [responses] if isinstance(responses, str) else list(responses)
-        if len(texts) != len(rows):
-            raise ValueError(f"{len(texts)} responses for {len(rows)} prompts: give one per prompt")
-        answers = [encode_response(model, text) for text in texts]
-    examples = [EncodedExample(tuple(p), tuple(r)) for p, r in zip(rows, answers, strict=True)]
-    for number, example in enumerate(examples):
-        if example.length > context_length(model):
-            raise ValueError(
-                f"prompt {number} and its response have {example.length} tokens and exceed the context of "
-                f"{model_name(model)} ({context_length(model)}): shorten them"
-            )
+    examples = encode(model, prompts, responses, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
     kept = [example for example in examples if example.response]
     if not kept:
         raise ValueError("no response has a token to measure on: give responses=..., or other prompts")
@@ -198,21 +180,21 @@ def _dose(model: Bridge, sv: Steer, examples: Sequence[EncodedExample], batch_si
     with torch.no_grad(), frozen(model):
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
-            steered, plain = _logprobs(model, batch, sv), _logprobs(model, batch, None)
-            divergence = (steered.exp() * (steered - plain)).sum(-1)
-            total += float(divergence.sum(dtype=torch.float64))
-            n_tokens += len(divergence)
+            steered, plain = _logits(model, batch, sv), _logits(model, batch, None)
+            moved = divergence(steered, plain)
+            total += float(moved.sum(dtype=torch.float64))
+            n_tokens += len(moved)
     if not math.isfinite(total):
         norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
         raise ValueError(f"the KL is {total}: the model overflows under a vector of norm {norms}: use a smaller factor")
     return max(total / n_tokens, 0.0)  # rounding can end just below 0
 
 
-def _logprobs(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
-    """log p over the vocabulary, float32, where the response's tokens of all rows are predicted."""
+def _logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
+    """Logits, float32, where the response's tokens of all rows are predicted."""
     lengths = batch.prompt_mask.sum(-1)
     first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
     padded = Padded(batch.tokens, batch.token_mask.long())
     with announced(model, lengths), steer(model, sv):
         logits = forward(model, padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
-    return logits[batch.response_mask[:, first:]].float().log_softmax(-1)
+    return logits[batch.response_mask[:, first:]].float()

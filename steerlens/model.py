@@ -50,6 +50,20 @@ def hook_name(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
 
 
+def attention_output_name(layer: int) -> str:
+    """What the attention of block `layer` adds to the residual stream."""
+    return f"blocks.{layer}.hook_attn_out"
+
+
+def attention_pattern_name(layer: int) -> str:
+    """Attention probabilities of block `layer`, (batch, head, query, key)."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def n_heads(model: Bridge) -> int:
+    return int(model.cfg.n_heads)
+
+
 def n_layers(model: Bridge) -> int:
     return int(model.cfg.n_layers)
 

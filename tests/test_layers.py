@@ -20,22 +20,26 @@ ORDER = (
     ("passes",),
     ("steering",),
     ("generation", "likelihood"),
+    ("recording",),
     ("auditing", "sites", "extraction", "calibration"),
     ("runs",),
     ("training",),
     ("evaluation",),
-    ("selection", "scanning"),
+    ("selection", "scanning", "analysis"),
     ("figures",),
     ("pages",),
+    ("live", "explore", "report"),
     ("demo",),
     ("cli",),
 )
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
-AGAINST_THE_FLOW = {("vector", "steering")}  # SteeringVector.steer, a method of convenience
+# methods of convenience: SteeringVector.steer, and .plot() of a result
+AGAINST_THE_FLOW = {("vector", "steering"), ("analysis", "figures")}
 HEAVY = {
     "transformer_lens": {"model"},
-    "plotly": {"figures", "pages"},
-    "circuitsvis": {"figures", "pages"},
+    "plotly": {"figures", "pages", "live", "explore"},
+    "circuitsvis": {"figures"},
+    "ipywidgets": {"live", "explore"},
     "ray": set(),
     "openai": set(),
 }
@@ -121,7 +125,7 @@ def test_terrarium_stands_on_the_pure_parts_alone() -> None:
 
 @pytest.mark.parametrize("package", HEAVY)
 def test_heavy_packages_have_their_module(package: str) -> None:
-    users = {i.importer for i in IMPORTS if i.imported.split(".")[0] == package}
+    users = {i.package for i in IMPORTS if i.imported.split(".")[0] == package}
     assert users <= HEAVY[package]
 
 

@@ -1,0 +1,7 @@
+"""Frames and results -> plotly figures and CircuitsVis views. Pure: no model, nothing is shown or written."""
+
+from .scores import plot_scan as plot_scan
+from .scores import plot_scores as plot_scores
+from .scores import plot_selection as plot_selection
+from .training import plot_history as plot_history
+from .training import plot_trajectories as plot_trajectories

@@ -1,0 +1,135 @@
+"""Judged scores: by layer, by factor, by method."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..judging import HIGHEST, RATINGS
+from ..scanning import LayerScan
+from ..selection import Selection
+from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, mark, wrapped
+
+SCORE_RANGE = (-0.06, HIGHEST + 0.06)
+
+
+class Look(NamedTuple):
+    """How a score is drawn, the same in every figure."""
+
+    color: str
+    dash: str
+    symbol: str
+
+
+LOOKS = {
+    "overall": Look(COLORS[6], "solid", "circle"),
+    "concept": Look(COLORS[0], "solid", "diamond"),
+    "instruct": Look(COLORS[1], "dash", "square"),
+    "fluency": Look(COLORS[2], "dot", "triangle-up"),
+}
+
+
+def plot_scan(scan: LayerScan, title: str = "One vector per layer") -> go.Figure:
+    """Held-out loss of each layer's vector, and below it, if judged, the scores with the interval of the overall one."""
+    frame = scan.frame.sort_values("layer").astype(float)
+    judged = "overall" in frame and bool(frame["overall"].notna().any())
+    figure = make_subplots(rows=1 + judged, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    layers, loss, unsteered = frame["layer"], frame["held_out_loss"], [frame["unsteered_loss"].iloc[0]] * 2
+    ends = float(layers.min()) - 0.5, float(layers.max()) + 0.5
+    dashed = {"color": GREY, "dash": "dash", "width": 2}
+    traces = [
+        curve("held-out loss", layers, loss, "layer %{x}<br>%{y:.4g}", line=line_look(0)),
+        curve("unsteered loss", ends, unsteered, "%{y:.4g}", line=dashed, mode="lines"),
+    ]
+    figure.add_traces(traces, rows=1, cols=1)
+    figure.update_yaxes(title_text="loss (lang: nats per token)", row=1)
+    if judged:
+        figure.add_traces(_score_curves(layers, frame, "layer"), rows=2, cols=1)
+        figure.update_yaxes(title_text="mean score (0 to 2)", range=SCORE_RANGE, row=2)
+    figure.update_xaxes(range=ends, dtick=math.ceil((ends[1] - ends[0]) / 27))
+    figure.update_xaxes(title_text="layer (0-based block whose output is edited)", row=1 + judged)
+    mark(figure, scan.best, f"best: layer {scan.best}")
+    return finish(figure, title, scan.summary(), height=720 if judged else 480)
+
+
+def plot_selection(selection: Selection | Mapping[str, Selection], title: str = "Scores by factor") -> go.Figure:
+    """Mean scores of one concept's factors with the chosen one, or the overall score of several concepts' factors."""
+    named = {"": selection} if isinstance(selection, Selection) else dict(selection)
+    figure = go.Figure()
+    figure.update_xaxes(title_text="factor (alpha, a number)")
+    figure.update_yaxes(title_text=f"mean {'score' if len(named) == 1 else 'overall score'} (0 to 2)", range=SCORE_RANGE)
+    if len(named) == 1:
+        (only,) = named.values()
+        table = only.by_factor().sort_index()
+        figure.add_traces(_score_curves(table.index, table, "factor"))
+        mark(figure, only.factor, f"chosen: {only.factor:.4g}")
+        note = f"{_worth([only])} {only.unscored} of {only.n_generations} responses unscored."
+        return finish(figure, f"{title}: {label(only.frame['concept'].iloc[0])}", note)
+    for number, (name, one) in enumerate(named.items()):
+        overall, hover = one.by_factor()["overall"].sort_index(), "factor %{x:.4g}<br>overall %{y:.2f}"
+        figure.add_trace(curve(name, overall.index, overall, hover, line=line_look(number), marker={"size": 5}))
+    chosen, oracle = zip(*((one.factor, one.oracle) for one in named.values()), strict=True)
+    ring = {"symbol": "circle-open", "size": 14, "color": "#000000", "line": {"width": 2}}
+    settings = {"mode": "markers", "marker": ring, "customdata": [label(name) for name in named]}
+    figure.add_trace(curve("chosen", chosen, oracle, "%{customdata}<br>factor %{x:.4g}<br>overall %{y:.2f}", **settings))
+    return finish(figure, title, _worth(list(named.values())), height=560, legend=LEGEND_BELOW)
+
+
+def plot_scores(frame: pd.DataFrame, title: str = "Scores by method") -> go.Figure:
+    """Overall score of each method with its interval, the first on top, and under it the ratings it is made of.
+
+    Args:
+        frame: columns method, overall, overall_low, overall_high, and optionally concept, instruct and fluency (or
+            concept_score, ...), one row per method.
+    """
+    table = _plain(frame)
+    methods = zip(table["method"], table["overall"].isna(), strict=True)
+    names = [wrapped(f"{method}{' (unscored)' * unscored}") for method, unscored in methods]
+    shown = [name for name in LOOKS if name in table]
+    figure = go.Figure()
+    for lane, name in enumerate(shown):
+        main, rows = name == "overall", [row + (lane - (len(shown) - 1) / 2) * 0.17 for row in range(len(table))]
+        marker = {"color": LOOKS[name].color, "symbol": LOOKS[name].symbol, "size": 11 if main else 6}
+        settings = {"mode": "markers", "marker": marker, "customdata": names, "error_x": _interval(table) if main else None}
+        figure.add_trace(curve(name, table[name], rows, "%{customdata}<br>%{x:.2f}", **settings))
+    places, ends = list(range(len(names))), (len(names) - 0.5, -0.5)
+    figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE)
+    figure.update_yaxes(title_text="method", tickvals=places, ticktext=names, range=ends, zeroline=False)
+    note = "Bars: 95 % interval." + " Small markers: the ratings (0 to 2)." * (len(shown) > 1)
+    return finish(figure, title, note, height=190 + 52 * len(names), showlegend=len(shown) > 1)
+
+
+def _score_curves(x: Any, frame: pd.DataFrame, unit: str) -> list[go.Scatter]:
+    """The overall score, with its interval if the frame has one, and thinner the ratings."""
+    table, hover = _plain(frame), f"{unit} %{{x:.4g}}<br>%{{y:.2f}}"
+    curves = []
+    for name, look in LOOKS.items():
+        main = name == "overall"
+        line = {"color": look.color, "dash": look.dash, "width": 2.5 if main else 1}
+        settings = {"line": line, "marker": {"symbol": look.symbol, "size": 9 if main else 5}}
+        interval = _interval(table) if main and "overall_low" in table else None
+        curves.append(curve(name, x, table[name], hover, error_y=interval, **settings))
+    return curves
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Scores under the names they have in figures: concept for concept_score."""
+    return frame.rename(columns={f"{name}_score": name for name in RATINGS})
+
+
+def _interval(table: pd.DataFrame) -> dict[str, Any]:
+    """Error bars of the overall score."""
+    above, below = table["overall_high"] - table["overall"], table["overall"] - table["overall_low"]
+    return {"array": above, "arrayminus": below, "thickness": 1.5, "width": 4}
+
+
+def _worth(selections: Sequence[Selection]) -> str:
+    """Fair and oracle score, and what they are, over the concepts."""
+    fairs = [one.fair for one in selections if one.fair is not None]
+    fair = f"Fair {fmean(fairs):.2f} (chosen on half of the prompts, reported on the other)" if fairs else "No fair score"
+    over = f", means over {len(selections)} concepts" if len(selections) > 1 else ""
+    return f"{fair}, oracle {fmean(one.oracle for one in selections):.2f} (on the prompts that chose){over}."
