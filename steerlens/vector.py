@@ -44,7 +44,7 @@ class ReadOnly(dict[str, Any]):
     def _refuse(self, *_args: Any, **_kwargs: Any) -> Any:
         raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ReadOnly, (dict(self),)
