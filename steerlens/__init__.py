@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import analysis as analysis
     from . import figures as figures
     from . import scaling as scaling
     from . import terrarium as terrarium
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .data import read_axbench as read_axbench
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .exploring import explore as explore
     from .extraction import Activations as Activations
     from .extraction import collect as collect
     from .extraction import extract as extract
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
     from .judging import Judge as Judge
     from .judging import Scores as Scores
     from .judging import ScriptedJudge as ScriptedJudge
+    from .live import LiveHistory as LiveHistory
     from .model import load_model as load_model
     from .passes import SteeringError as SteeringError
     from .prompting import SteeringPrompt as SteeringPrompt
+    from .reporting import report as report
     from .scaling import TrainConfig as TrainConfig
     from .scanning import LayerScan as LayerScan
     from .scanning import scan_layers as scan_layers
@@ -64,7 +68,11 @@ _HOME = {
     "SteeringPrompt": "prompting",
     "LayerScan": "scanning",
     "scan_layers": "scanning",
+    "analysis": "analysis",
     "figures": "figures",
+    "explore": "exploring",
+    "report": "reporting",
+    "LiveHistory": "live",
     "scaling": "scaling",
     "terrarium": "terrarium",
     "Audit": "auditing",

@@ -17,6 +17,7 @@ ORDER = (
     ("scaling", "data"),
     ("vector", "terrarium", "prompting"),
     ("model",),
+    ("watching",),
     ("passes",),
     ("steering",),
     ("generation", "likelihood"),
@@ -28,7 +29,7 @@ ORDER = (
     ("selection", "scanning", "analysis"),
     ("figures",),
     ("pages",),
-    ("live", "explore", "report"),
+    ("live", "exploring", "reporting"),
     ("demo",),
     ("cli",),
 )
@@ -37,9 +38,9 @@ RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 AGAINST_THE_FLOW = {("vector", "steering"), ("analysis", "figures")}
 HEAVY = {
     "transformer_lens": {"model"},
-    "plotly": {"figures", "pages", "live", "explore"},
+    "plotly": {"figures", "pages", "live", "exploring"},
     "circuitsvis": {"figures"},
-    "ipywidgets": {"live", "explore"},
+    "ipywidgets": {"live", "exploring"},
     "ray": set(),
     "openai": set(),
 }
