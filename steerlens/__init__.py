@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from . import figures as figures
     from . import scaling as scaling
     from . import terrarium as terrarium
+    from .activations import Activations as Activations
+    from .activations import collect as collect
     from .auditing import Audit as Audit
     from .auditing import audit as audit
     from .calibration import calibrate as calibrate
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
     from .exploring import explore as explore
-    from .extraction import Activations as Activations
-    from .extraction import collect as collect
     from .extraction import extract as extract
     from .extraction import from_direction as from_direction
     from .extraction import sae_direction as sae_direction
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from .vector import VectorFileError as VectorFileError
 
 _HOME = {
-    "Activations": "extraction",
-    "collect": "extraction",
+    "Activations": "activations",
+    "collect": "activations",
     "extract": "extraction",
     "from_direction": "extraction",
     "sae_direction": "extraction",
