@@ -85,6 +85,7 @@ class TokenEffects:
     def summary(self) -> str:
         """The effects in two sentences."""
         predicting = self._predicting()
+        n_prompts = predicting["row"].nunique()
         n_edited, where = int(self.tokens["edited"].sum()), ", ".join(map(str, self.edited_layers))
         said = f"{n_edited} of {len(self.tokens)} tokens are edited, at layer {where}."
         if predicting.empty:
@@ -96,7 +97,7 @@ class TokenEffects:
         spread = after.loc[(after["group"] == "response") & ~after["edited"], "relative_change"].mean()
         moved = f" After the last block, unedited response tokens are moved by {spread:.2g} of their norm."
         return (
-            f"KL(steered || plain) is {self.kl} nats per response token over {len(predicting)} tokens of {self.n_prompts} "
+            f"KL(steered || plain) is {self.kl} nats per response token over {len(predicting)} tokens of {n_prompts} "
             f"prompt(s), at most {most['kl']:.3g} where {most['next_token']!r} is predicted (row {most['row']}, position "
             f"{most['position']}). {said}{'' if math.isnan(spread) else moved}"
         )
