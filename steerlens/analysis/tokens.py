@@ -73,7 +73,8 @@ class TokenEffects:
         return self.layers.copy()
 
     def predictions_frame(self) -> pd.DataFrame:
-        """One row per changed prediction: row, position, kind ("promoted" or "suppressed"), rank, token, p_plain, p_steered."""
+        """One row per changed prediction: row, position, kind ("promoted" or "suppressed"), rank (from 1), token, p_plain and
+        p_steered."""
         return self.predictions.copy()
 
     def plot(self, row: int = 0, of: str = "residual") -> Any:
@@ -238,7 +239,7 @@ def _changed(model: Bridge, p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "p
         columns = {
             "position": position.tolist(),
             "kind": kind,
-            "rank": rank.tolist(),
+            "rank": (rank + 1).tolist(),
             "token": token_strings(model, ids.tolist()),
         }
         columns |= {"p_plain": q[position, ids].tolist(), "p_steered": p[position, ids].tolist()}

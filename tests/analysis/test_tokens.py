@@ -185,7 +185,7 @@ def test_a_planted_promotion_is_found(benches: Callable[..., Bench]) -> None:
     frame = effects.to_frame()
     last = int((frame["group"] != "response").sum()) - 1
     assert set(changed["position"]) == {last}, "after the last block nothing can spread"
-    first = changed[(changed["kind"] == "promoted") & (changed["rank"] == 0)].iloc[0]
+    first = changed[(changed["kind"] == "promoted") & (changed["rank"] == 1)].iloc[0]
     text = bench.model.tokenizer.decode([token])
     assert first["token"] == text and first["p_steered"] > 0.9 and frame["promoted"][last].startswith(repr(text))
     down = changed[changed["kind"] == "suppressed"]
