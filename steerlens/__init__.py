@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from .steering import PerPrompt as PerPrompt
     from .steering import hook as hook
     from .steering import steer as steer
+    from .sweeping import Sweep as Sweep
+    from .sweeping import sweep as sweep
     from .training import loss as loss
     from .training import train as train
     from .training import train_many as train_many
@@ -63,6 +65,8 @@ _HOME = {
     "select_factors": "selection",
     "SteeringPrompt": "prompting",
     "LayerScan": "scanning",
+    "Sweep": "sweeping",
+    "sweep": "sweeping",
     "scan_layers": "scanning",
     "figures": "figures",
     "scaling": "scaling",

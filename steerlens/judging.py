@@ -1,8 +1,8 @@
 """Ratings of a response, and who gives them. Definitions: AxBench (Wu et al. 2025), Bao et al. 2026 Sec. 5."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 HIGHEST = 2.0
 RATINGS = ("concept", "instruct", "fluency")
@@ -43,6 +43,42 @@ class Judge(Protocol):
     """Anything that rates a response. A judge that cannot rate returns None ratings or raises; both are unscored."""
 
     def score(self, concept: str, prompt: str, response: str) -> Scores: ...
+
+
+class Question(NamedTuple):
+    """What a judge is asked about."""
+
+    concept: str
+    prompt: str
+    response: str
+
+
+class Verdict(NamedTuple):
+    """What a judge says to one question."""
+
+    scores: Scores
+    error: str | None = None
+    """Why a rating is missing."""
+    replies: Mapping[str, str] | None = None
+    """Rating -> what the judge wrote, unread."""
+
+
+@runtime_checkable
+class BatchJudge(Judge, Protocol):
+    """A judge that takes many questions at once: one verdict per question, in their order."""
+
+    def score_many(self, items: Sequence[Question]) -> Sequence[Verdict]: ...
+
+
+class JudgeError(ValueError):
+    """The judge refuses whatever it is asked (a wrong key, an unknown model), so asking stopped.
+
+    `verdicts`: one per question, in order: those given before, and the rest unscored with the reason.
+    """
+
+    def __init__(self, message: str, verdicts: Sequence[Verdict] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)
 
 
 class ScriptedJudge:

@@ -1,14 +1,16 @@
 """Means, intervals and unscored rows, against tables worked out by hand."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import steerlens
-from steerlens.evaluation import Evaluation, accuracy, evaluate
-from steerlens.judging import Scores, ScriptedJudge
+from steerlens.evaluation import Evaluation, accuracy, evaluate, judge_rows
+from steerlens.judging import UNSCORED, BatchJudge, JudgeError, Question, Scores, ScriptedJudge, Verdict
 
 
 def frame(rows: Sequence[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
@@ -126,3 +128,93 @@ def test_accuracy_counts_right_answers(model):
 
     questions = [Asked("a", True), Asked("b", False), Asked("c", True), Asked("d", True)]
     assert accuracy(model, None, questions, max_new_tokens=2) == 0.75
+
+
+# --- judges that take many questions at once --------------------------------------------------------------------------
+
+
+class Batched:
+    """A batch judge that does what a test says."""
+
+    def __init__(self, reply: Callable[[Sequence[Question]], Any]) -> None:
+        self.reply, self.asked = reply, list[list[Question]]()
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores:
+        raise AssertionError("one by one")
+
+    def score_many(self, items: Sequence[Question]) -> Any:
+        self.asked.append(list(items))
+        return self.reply(items)
+
+
+def rows_from(reply: Callable[[Sequence[Question]], Any]) -> list[dict[str, Any]]:
+    return judge_rows(Batched(reply), ["sea", "war"], ["p", [{"role": "user", "content": "last"}]], ["r", "s"], [7, 8])
+
+
+def test_a_batch_judge_is_asked_once(model):
+    judge = Batched(lambda items: [Verdict(Scores(2, 2, len(item.response) % 3)) for item in items])
+    assert isinstance(judge, BatchJudge) and not isinstance(ScriptedJudge([]), BatchJudge)
+    evaluation = evaluate(model, None, ["sea", "war"], ["one", "two"], judge, max_new_tokens=4)
+    frame = evaluation.frame
+    assert judge.asked == [[Question(*row) for row in frame[["concept", "prompt", "response"]].itertuples(index=False)]]
+    assert frame["fluency_score"].tolist() == [len(response) % 3 for response in frame["response"]]
+    one_by_one = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, len(response) % 3))
+    pd.testing.assert_frame_equal(
+        evaluate(model, None, ["sea", "war"], ["one", "two"], one_by_one, max_new_tokens=4).frame, frame
+    )
+
+
+def test_rows_carry_scores_reasons_and_replies():
+    rows = rows_from(lambda items: [Verdict(Scores(1, 1, 2), None, {"concept": "é [[1]]"}), Verdict(Scores(None, 0, 2))])
+    told = {"concept": "sea", "prompt": "p", "response": "r", "seed": 7, "error": None, "replies": '{"concept": "é [[1]]"}'}
+    scores = {"concept_score": 1, "instruct_score": 1, "fluency_score": 2, "overall": pytest.approx(1.2)}
+    assert rows[0] == told | scores
+    assert rows[1]["prompt"] == "last" and rows[1]["overall"] is None and rows[1]["concept_score"] is None
+    assert rows[1]["error"] == "the judge left a rating out" and rows[1]["replies"] is None
+    assert "replies" not in rows_from(lambda items: [Verdict(Scores(2, 2, 2))] * 2)[0]
+    assert json.loads(rows[0]["replies"]) == {"concept": "é [[1]]"}
+
+
+def failing(error: Exception) -> Callable[[Sequence[Question]], Any]:
+    def reply(items: Sequence[Question]) -> Any:
+        raise error
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (failing(RuntimeError("no memory")), "RuntimeError: no memory"),
+        (failing(JudgeError("wrong key")), "wrong key"),
+        (lambda items: [Verdict(Scores(2, 2, 2))], "the judge returned 1 verdicts for 2 questions"),
+        (lambda items: [Verdict(Scores(2, 2, 2))] * 3, "the judge returned 3 verdicts for 2 questions"),
+        (lambda items: None, "TypeError: 'NoneType' object is not iterable"),
+        (lambda items: [2.0, 2.0], "the judge returned float, not a Verdict with Scores"),
+        (lambda items: [Scores(2, 2, 2)] * 2, "the judge returned Scores, not a Verdict with Scores"),
+    ],
+)
+def test_a_batch_judge_that_fails_costs_rows_not_the_run(reply, reason: str):
+    for row in rows_from(reply):
+        assert row["overall"] is None and row["error"] == reason
+
+
+def test_what_was_judged_before_a_refusal_is_kept():
+    verdicts = [Verdict(Scores(2, 2, 2)), Verdict(UNSCORED, "not asked: wrong key")]
+    rows = rows_from(failing(JudgeError("wrong key", verdicts)))
+    assert [row["overall"] for row in rows] == [2.0, None]
+    assert [row["error"] for row in rows] == [None, "not asked: wrong key"]
+
+
+def test_an_interrupt_of_a_batch_is_not_swallowed(model):
+    def interrupted(items: Sequence[Question]) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, None, "fish", ["one"], Batched(interrupted), max_new_tokens=2)
+
+
+def test_nothing_scored_tells_why():
+    table = frame([("sea", None, 2, 2)])
+    table["error"] = "concept: no usable rating"
+    assert Evaluation(table).summary() == "none of 1 responses could be scored; the first reason: concept: no usable rating"

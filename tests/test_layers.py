@@ -14,18 +14,23 @@ ROOT = Path(steerlens.__file__).parent
 # from the bottom up; a module may import those in rows below its own
 ORDER = (
     ("positions", "interventions", "objectives", "judging"),
-    ("scaling", "data"),
-    ("vector", "terrarium", "prompting"),
-    ("model",),
+    ("scaling", "data", "rubrics", "judge_cache"),
+    ("vector", "terrarium", "prompting", "asking"),
+    ("model", "sending"),
     ("passes",),
     ("steering",),
     ("generation", "likelihood"),
     ("recording",),
-    ("auditing", "sites", "extraction", "calibration"),
+    ("benchmark_files", "auditing", "sites", "extraction", "calibration", "llm_judges", "local_judges"),
     ("runs",),
     ("training",),
     ("evaluation",),
-    ("selection", "scanning", "analysis"),
+    ("methods", "instructions", "harness"),
+    ("selection", "scanning", "analysis", "benchmarking", "attacks"),
+    ("tradeoffs", "cells"),
+    ("grids", "folders"),
+    ("pools",),
+    ("sweeping",),
     ("figures",),
     ("pages",),
     ("live", "explore", "report"),
@@ -34,14 +39,19 @@ ORDER = (
 )
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 # methods of convenience: SteeringVector.steer, and .plot() of a result
-AGAINST_THE_FLOW = {("vector", "steering"), ("analysis", "figures")}
+AGAINST_THE_FLOW = {
+    ("vector", "steering"),
+    *((module, "figures") for module in ("analysis", "benchmarking", "attacks", "tradeoffs", "harness")),
+}
 HEAVY = {
     "transformer_lens": {"model"},
     "plotly": {"figures", "pages", "live", "explore"},
     "circuitsvis": {"figures"},
     "ipywidgets": {"live", "explore"},
-    "ray": set(),
-    "openai": set(),
+    "ray": {"pools"},
+    "lm_eval": {"harness"},
+    "datasets": {"instructions"},
+    "openai": {"llm_judges"},
 }
 
 
