@@ -14,7 +14,7 @@ import torch
 
 import steerlens
 from steerlens import SteeringData, terrarium
-from steerlens.benchmarking import axbench
+from steerlens.protocol.benchmark import axbench
 
 RESULTS = Path(__file__).parent / "results"
 MAX_NEW_TOKENS = 80

@@ -98,7 +98,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     listed = [listed] if isinstance(listed[0], Mapping) else listed
     for number, prompt in enumerate(listed):
         check_prompt(prompt, f"prompt {number}")
-    return listed  # type: ignore[return-value]
+    return listed  # type: ignore[return-value] - checked above, which the checker cannot see
 
 
 def with_steering_prompts(prompts: Sequence[Prompt], steer: SteerText | PerPrompt) -> tuple[list[Prompt], Steer | PerPrompt]:

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .model import Bridge, PassInput, enclosing_generation, padding_without_mask
+from .model import Bridge
 from .positions import PositionFunction, edits_response, position_mask
+from .watching import PassInput, enclosing_generation, padding_without_mask
 
 _announced: "weakref.WeakKeyDictionary[Any, list[Tensor]]" = weakref.WeakKeyDictionary()
 """model -> prompt lengths of the passes that steerlens itself is running on it, innermost last."""

@@ -66,12 +66,10 @@ class Run:
         """Append the history's row of a step that has just been taken, at each layer."""
         common = {"step": step, "epoch": step // self.steps_per_epoch, "loss": loss}
         decay = scaling.learning_rate_scale(step, self.n_steps)
-        config = self.shared.config
-        rates = {
-            "factor_lr": 0.0 if self.shared.factors and self.shared.form not in REFT else config.factor_lr * decay,
-            "direction_lr": config.direction_lr * decay,
-        }
+        given = bool(self.shared.factors) and self.shared.form not in REFT
         for site, old, norm in zip(self.sites, before, grad_norms, strict=True):
+            factor_lr, direction_lr = 0.0 if given else site.factor_lr, site.config.direction_lr
+            rates = {"factor_lr": factor_lr * decay, "direction_lr": direction_lr * decay}
             site.history.append(common | site.measure(old, norm) | rates)
         return [site.history[-1] for site in self.sites]
 

@@ -36,7 +36,7 @@ class LayerScan:
         table = self.frame.set_index("layer")
         if "overall" in table and bool(table["overall"].notna().any()):
             return int(table["overall"].idxmax())  # pyright: ignore[reportArgumentType] - the index holds layers
-        return int(table["held_out_loss"].idxmin())  # pyright: ignore[reportArgumentType]
+        return int(table["held_out_loss"].idxmin())  # pyright: ignore[reportArgumentType] - the same
 
     def summary(self) -> str:
         """The result in a sentence."""

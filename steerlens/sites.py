@@ -63,6 +63,11 @@ class Site:
         """The Null intervention along the same direction."""
         return Weights(self.direction[None], self.null_factor)
 
+    @property
+    def factor_lr(self) -> int | float:
+        """The factor's first learning rate; the factor of the form "null" is a strength."""
+        return self.config.null_factor_lr if self.form == "null" else self.config.factor_lr
+
     def trained(self) -> list[tuple[Tensor, int | float]]:
         """Each trained parameter with its learning rate.
 
@@ -71,7 +76,7 @@ class Site:
         config, width = self.config, self.direction.shape[-1]
         pairs = [
             (self.direction, config.direction_lr),
-            (self.factor, config.null_factor_lr if self.form == "null" else config.factor_lr),
+            (self.factor, self.factor_lr),
             (self.bias, config.factor_lr),
             (self.read, config.factor_lr / width),
             (self.null_factor, config.null_factor_lr),

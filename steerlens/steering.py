@@ -19,12 +19,12 @@ from .model import (
     hook_name,
     identity,
     model_name,
-    watch_passes,
 )
 from .passes import PassTracker, SteeringError
 from .positions import PositionFunction, position_mask
 from .prompting import SteeringPrompt
 from .vector import SteeringVector
+from .watching import watch_passes
 
 Steer = SteeringVector | Sequence[SteeringVector] | None
 """One vector, several applied together (each adds its edit, in order), or none."""

@@ -30,6 +30,8 @@ SCHEMA = 1
 _TEXT = (str, type(None))
 _FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
 _DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
+_TOLD = ("config_source", "objective")
+"""What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
 
@@ -44,7 +46,7 @@ class ReadOnly(dict[str, Any]):
     def _refuse(self, *_args: Any, **_kwargs: Any) -> Any:
         raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ReadOnly, (dict(self),)
@@ -83,7 +85,8 @@ class SteeringVector:
     """How it was made, as JSON values: revision, dtype, weight_processing, d_model, hook_point, template_hash,
     data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
     history: pd.DataFrame | None = None
-    """One row per training step; see `steerlens.train`. `history.attrs["config_source"]` says where the settings are from."""
+    """One row per training step; see `steerlens.train`. `history.attrs` says where the settings are from
+    ("config_source") and what the loss is ("objective")."""
     read: Float[Tensor, "rank d_model"] | None = None
     """W^T of loreft and direft: what is read from the residual stream."""
     bias: Float[Tensor, " rank"] | None = None
@@ -110,8 +113,8 @@ class SteeringVector:
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
         store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
-        if self.history is not None and "config_source" in self.provenance:
-            self.history.attrs["config_source"] = self.provenance["config_source"]
+        if self.history is not None:
+            self.history.attrs |= {name: self.provenance[name] for name in _TOLD if name in self.provenance}
 
     @property
     def vector(self) -> Float[Tensor, " d_model"]:

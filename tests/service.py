@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from steerlens.rubrics import Rubric
+from steerlens.judges.rubrics import Rubric
 
 SHORT = Rubric(
     concept="concept {concept}\n{response}\nRating: [[n]]",

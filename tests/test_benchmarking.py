@@ -14,8 +14,8 @@ from test_axbench_training import AXBENCH
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, SteeringData, SteeringPrompt, TrainConfig
-from steerlens.benchmarking import AxBenchResult, axbench, generation_seeds
-from steerlens.instructions import draw_instructions, read_instructions
+from steerlens.protocol.benchmark import AxBenchResult, axbench, generation_seeds
+from steerlens.protocol.instructions import draw_instructions, read_instructions
 
 INSTRUCTIONS = [f"Instruction {number}?" for number in range(30)]
 FAST: dict[str, Any] = {"n_instructions": 3, "max_new_tokens": 4, "progress": False}

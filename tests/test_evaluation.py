@@ -98,7 +98,7 @@ def test_a_judge_that_returns_something_else_is_unscored(model):
         def score(self, concept: str, prompt: str, response: str):
             return 2.0
 
-    evaluation = evaluate(model, None, "fish", ["one"], Wrong(), max_new_tokens=2)  # pyright: ignore[reportArgumentType]
+    evaluation = evaluate(model, None, "fish", ["one"], Wrong(), max_new_tokens=2)  # pyright: ignore[reportArgumentType] - the point
     assert evaluation.unscored == 1
 
 

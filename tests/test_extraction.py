@@ -13,15 +13,13 @@ from test_steer_leaves_nothing import State
 from tiny import LAYERS, WIDTH
 
 import steerlens
+from steerlens.activations import Activations, collect, prefix_length
 from steerlens.data import DataError
 from steerlens.extraction import METHODS as KNOWN
 from steerlens.extraction import (
-    Activations,
-    collect,
     difference,
     extract,
     from_direction,
-    prefix_length,
     principal_component,
     probe,
     sae_direction,

@@ -11,6 +11,7 @@ import torch
 
 import steerlens
 from steerlens import LayerScan, Selection, SteeringVector, figures
+from steerlens.figures import style
 from steerlens.pages import write_page
 
 HISTORY = pd.DataFrame(
@@ -62,7 +63,7 @@ def check_words(figure: Any, x: str, *ys: str) -> None:
 def check_told_apart(traces: Sequence[Any]) -> None:
     looks = [(trace.line.color, trace.line.dash) for trace in traces]
     assert len(set(looks)) == len(looks)
-    assert {color for color, _ in looks} <= {*figures.style.COLORS, figures.style.GREY}
+    assert {color for color, _ in looks} <= {*style.COLORS, style.GREY}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_ratings_stand_beside_the_overall_score(suffix: str) -> None:
     assert len(np.unique(rows)) == rows.size, "no marker lies on another"
     assert (rows.round() == [0, 1, 2]).all()
     assert len({(trace.marker.color, trace.marker.symbol) for trace in traces.values()}) == 4
-    assert {trace.marker.color for trace in traces.values()} <= set(figures.style.COLORS)
+    assert {trace.marker.color for trace in traces.values()} <= set(style.COLORS)
 
 
 def test_names_are_shown_as_they_are_written() -> None:
@@ -237,8 +238,8 @@ def test_names_are_shown_as_they_are_written() -> None:
 
 
 def test_colors_differ() -> None:
-    assert len(set(figures.style.COLORS)) == len(figures.style.COLORS) >= 8
-    looks = [figures.style.line_look(number) for number in range(len(figures.style.COLORS) * len(figures.style.DASHES))]
+    assert len(set(style.COLORS)) == len(style.COLORS) >= 8
+    looks = [style.line_look(number) for number in range(len(style.COLORS) * len(style.DASHES))]
     assert len({(look["color"], look["dash"]) for look in looks}) == len(looks)
 
 

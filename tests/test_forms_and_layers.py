@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_value_and_gradient_equal_naive_passes(benches: Any, data: Any, architec
     total, n_tokens = torch.zeros(()), 0
     for prompt, response in rows_of(bench.model, data):
         places = edited_places("p2+s2", len(prompt), len(prompt) + len(response))
-        edit = lambda h: reft(h, rows, size[:, None] * read, size * bias, form)  # noqa: E731
+        edit = partial(reft, rows=rows, read=size[:, None] * read, bias=size * bias, form=form)
         with bench.oracle.hooked([(1, edit, places)]):
             total = total + bench.oracle.surprise((prompt, response))
         n_tokens += len(response)

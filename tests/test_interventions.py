@@ -73,7 +73,7 @@ def test_reft_by_hand() -> None:
 @pytest.mark.parametrize("rank", [1, 3])
 def test_reft_equals_its_formula_token_by_token(form: str, rank: int) -> None:
     given, hidden = reft(rank, 16, form), torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(9))
-    u, w, b = given.direction[0].T, given.read[0].T, given.bias[0]  # pyright: ignore[reportOptionalSubscript]
+    u, w, b = given.direction[0].T, given.read[0].T, given.bias[0]  # pyright: ignore[reportOptionalSubscript] - set just above
     expected = torch.stack([h + 1.5 * u @ (w.T @ h + b - (u.T @ h if form == "loreft" else 0)) for h in hidden[0]])
     torch.testing.assert_close(intervention(form)(hidden, given)[0], expected, atol=1e-5, rtol=1e-5)
 

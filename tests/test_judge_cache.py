@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from service import SHORT
 
-from steerlens.judge_cache import JudgeCache, Reply, Request, Settings
+from steerlens.judges.cache import JudgeCache, Reply, Request, Settings
+from steerlens.judges.llm import ReplayJudge
+from steerlens.judges.rubrics import REMINDER, Rubric
 from steerlens.judging import RATINGS, BatchJudge, Question, Scores
-from steerlens.llm_judges import ReplayJudge
-from steerlens.rubrics import REMINDER, Rubric
 
 SETTINGS = Settings("https://host/v1", "small", 0.01, 512)
 REQUEST = Request("concept", "How much?")
@@ -143,7 +143,7 @@ def test_threads_lose_nothing(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from steerlens.judge_cache import JudgeCache, Reply, Request, Settings
+from steerlens.judges.cache import JudgeCache, Reply, Request, Settings
 cache = JudgeCache(sys.argv[1])
 for number in range(60):
     text = f"{sys.argv[2]}-{number}"

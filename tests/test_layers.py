@@ -14,26 +14,25 @@ ROOT = Path(steerlens.__file__).parent
 # from the bottom up; a module may import those in rows below its own
 ORDER = (
     ("positions", "interventions", "objectives", "judging"),
-    ("scaling", "data", "rubrics", "judge_cache"),
-    ("vector", "terrarium", "prompting", "asking"),
-    ("model", "sending"),
+    ("scaling", "data"),
+    ("vector", "terrarium", "prompting"),
+    ("model",),
+    ("watching",),
     ("passes",),
     ("steering",),
     ("generation", "likelihood"),
-    ("recording",),
-    ("benchmark_files", "auditing", "sites", "extraction", "calibration", "llm_judges", "local_judges"),
+    ("recording", "judges"),
+    ("auditing", "sites", "activations", "calibration"),
+    ("extraction",),
     ("runs",),
     ("training",),
     ("evaluation",),
-    ("methods", "instructions", "harness"),
-    ("selection", "scanning", "analysis", "benchmarking", "attacks"),
-    ("tradeoffs", "cells"),
-    ("grids", "folders"),
-    ("pools",),
-    ("sweeping",),
+    ("selection", "scanning", "analysis", "harness"),
+    ("protocol", "attacks", "sweeps"),
+    ("tradeoffs",),
     ("figures",),
     ("pages",),
-    ("live", "explore", "report"),
+    ("live", "exploring", "reporting"),
     ("demo",),
     ("cli",),
 )
@@ -41,17 +40,17 @@ RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 # methods of convenience: SteeringVector.steer, and .plot() of a result
 AGAINST_THE_FLOW = {
     ("vector", "steering"),
-    *((module, "figures") for module in ("analysis", "benchmarking", "attacks", "tradeoffs", "harness")),
+    *((module, "figures") for module in ("analysis", "protocol", "attacks", "tradeoffs", "harness")),
 }
 HEAVY = {
     "transformer_lens": {"model"},
-    "plotly": {"figures", "pages", "live", "explore"},
+    "plotly": {"figures", "pages", "live", "exploring"},
     "circuitsvis": {"figures"},
-    "ipywidgets": {"live", "explore"},
-    "ray": {"pools"},
+    "ipywidgets": {"live", "exploring"},
+    "ray": {"sweeps"},
     "lm_eval": {"harness"},
-    "datasets": {"instructions"},
-    "openai": {"llm_judges"},
+    "datasets": {"protocol"},
+    "openai": {"judges"},
 }
 
 

@@ -18,10 +18,10 @@ from service import SHORT, Action, Service, fails, rates, says
 
 import steerlens
 from steerlens.evaluation import evaluate, judge_rows
+from steerlens.judges.llm import LLMJudge
+from steerlens.judges.sending import seconds_to_wait
 from steerlens.judging import BatchJudge, Judge, JudgeError, Question, Scores, Verdict
-from steerlens.llm_judges import LLMJudge
 from steerlens.selection import select_factor
-from steerlens.sending import seconds_to_wait
 
 RIGHT = {"concept": "1", "instruct": "2", "fluency": "0.5"}
 ONE = Question("sea", "Where?", "On the waves.")

@@ -8,12 +8,12 @@ import pytest
 from service import SHORT
 
 import steerlens
-from steerlens import local_judges
 from steerlens.evaluation import evaluate
+from steerlens.judges import local
+from steerlens.judges.llm import ReplayJudge
+from steerlens.judges.local import LocalJudge
+from steerlens.judges.rubrics import REMINDER, RUBRIC
 from steerlens.judging import BatchJudge, Question, Scores
-from steerlens.llm_judges import ReplayJudge
-from steerlens.local_judges import LocalJudge
-from steerlens.rubrics import REMINDER, RUBRIC
 
 QUESTIONS = [Question("sea", f"prompt {i}", "x" * i) for i in range(5)]
 
@@ -29,7 +29,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]]
             calls.append({"prompts": prompts} | settings)
             return [script(prompt) for prompt in prompts]
 
-        monkeypatch.setattr(local_judges, "generate", fake)
+        monkeypatch.setattr(local, "generate", fake)
         return calls
 
     return install

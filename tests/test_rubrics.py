@@ -2,8 +2,8 @@
 
 import pytest
 
+from steerlens.judges.rubrics import REMINDER, RUBRIC, Rubric, parse_rating
 from steerlens.judging import RATINGS, Question
-from steerlens.rubrics import REMINDER, RUBRIC, Rubric, parse_rating
 
 
 @pytest.mark.parametrize(

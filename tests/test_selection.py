@@ -58,7 +58,7 @@ def test_fair_of_four_prompts_by_hand():
     # 02|13: means 1 and 0.5 choose the first for 1 and 3: 2, 0.5; 1.25 and 0.5 choose the first for 0 and 2: 2, 0
     # 03|12: 1.25 and 0.5: the first, 2, 0; 1 and 0.5: the first, 2, 0.5
     apart, together = 0.5 / 4, 4.5 / 4
-    once = {round(fair_score(scores, [1, 2], splits=1, seed=seed)[0], 6) for seed in range(40)}  # pyright: ignore
+    once = {round(fair_score(scores, [1, 2], splits=1, seed=seed)[0], 6) for seed in range(40)}  # pyright: ignore - scored, so never None
     assert once == {apart, together}
     many = fair_score(scores, [1, 2], splits=4000)
     assert many is not None

@@ -17,8 +17,9 @@ import torch
 from test_layers import imports_of
 
 import steerlens
-from steerlens import Scores, ScriptedJudge, Sweep, TrainConfig, cells, folders, grids, pools
+from steerlens import Scores, ScriptedJudge, Sweep, TrainConfig
 from steerlens.generation import row_seeds
+from steerlens.sweeps import cells, folders, grids, pools
 
 QUICK = TrainConfig(epochs=1, batch_size=3)
 GRID = {"layer": 1, "factor_lr": [0.1, 1], "positions": ["all", "p2+s2"]}
@@ -383,19 +384,22 @@ def test_a_new_concept_is_no_mismatch(run: Callable[..., Sweep], datasets: dict[
 def test_the_code_that_decides_is_all_that_cells_import() -> None:
     """Computed from the imports: a module added below must be counted."""
     root = Path(steerlens.__file__).parent
-    reached, ahead = set(), ["cells"]
+    reached, ahead = set(), ["sweeps.cells"]
     while ahead:
         name = ahead.pop()
-        if name not in reached and (root / f"{name}.py").exists():
+        path = root / f"{name.replace('.', '/')}.py"
+        if name not in reached and path.exists():
             reached.add(name)
-            ahead += [found.internal for found in imports_of(root / f"{name}.py") if found.internal]
+            ahead += [found.internal for found in imports_of(path) if found.internal]
     assert set(folders.DECIDING) == reached
 
 
 def test_comments_do_not_count_as_code(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "sweeps").mkdir()
     for name in folders.DECIDING:
-        shutil.copy(Path(folders.__file__).parent / f"{name}.py", tmp_path)
-    monkeypatch.setattr(folders, "__file__", str(tmp_path / "folders.py"))
+        path = f"{name.replace('.', '/')}.py"
+        shutil.copy(folders.PACKAGE / path, tmp_path / path)
+    monkeypatch.setattr(folders, "PACKAGE", tmp_path)
     hashed, target = folders.code_hash.__wrapped__, tmp_path / "training.py"
     before, text = hashed(), target.read_text()
     target.write_text("# a comment\n" + text.replace('"""Adam on every vector', '"""SGD on every vector'))

@@ -253,3 +253,20 @@ def test_a_planted_vector_is_found_again(benches: Any, make_vector: Callable[...
     assert float(torch.nn.functional.cosine_similarity(sv.vector, truth.vector, dim=0)) > 0.9
     bare, true, found = (steerlens.loss(model, v, planted, batch_size=96) for v in (None, truth, sv))
     assert found == pytest.approx(true, abs=0.1 * (bare - true) + 0.01), "as likely as under the planted vector"
+
+
+# --- the rates that are recorded are those that are used ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["add", "null"])
+def test_adams_first_step_is_the_recorded_rate(model: Any, data: Any, form: str) -> None:
+    """The factor of the form "null" is a strength, and moves at a rate of its own."""
+    config = replace(QUICK, epochs=2, batch_size=5, factor_lr=0.3, null_factor_lr=0.02)
+    history = train(model, data, form=form, config=config).history
+    begun = 1.0 if form == "null" else scaling.initial_factor(config, WIDTH)
+    assert abs(history["factor"].iloc[0] - begun) == pytest.approx(history["factor_lr"].iloc[0], rel=1e-3)
+    assert history["factor_lr"].tolist() == pytest.approx([0.02, 0.01] if form == "null" else [0.3, 0.15])
+
+
+def test_the_history_knows_its_objective(model: Any, data: Any) -> None:
+    assert train(model, data).history.attrs["objective"] == "lang"

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..attacks import Suppression
-from ..benchmarking import AxBenchResult
 from ..harness import HarnessScores
+from ..protocol.benchmark import AxBenchResult
 from ..tradeoffs import Frontier, SideEffects
 from .scores import SCORE_RANGE
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, wrapped

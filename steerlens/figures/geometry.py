@@ -1,0 +1,205 @@
+"""Directions beside each other: cosines, seeds, sizes, and what they say in the vocabulary."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..analysis.directions import CHANCE
+from ..analysis.geometry import CosineMap, Stability
+from ..analysis.norms import Sizes
+from ..analysis.vocabulary import Readout
+from .circuits import visible
+from .style import COLORS, GREY, finish, label, signed_map
+
+MOST_NUMBERS = 14
+"""Vectors up to which a map has its numbers in the cells."""
+SIDES = {"promoted": COLORS[1], "suppressed": COLORS[0]}
+
+
+def plot_cosine_map(cosines: CosineMap, title: str = "Cosines between vectors") -> go.Figure:
+    """The cosine of each pair, and from three vectors on the one without the direction that all share."""
+    columns = {"cosine": "as they are", "cosine_centered": "without the shared direction"}
+    n = len(cosines.names)
+    shown = dict(list(columns.items())[: 1 + (n > 2)])
+    figure = make_subplots(
+        rows=1, cols=len(shown), subplot_titles=list(shown.values()), shared_yaxes=True, horizontal_spacing=0.04
+    )
+    names = [label(name) for name in cosines.names]
+    places = list(range(len(names)))
+    for place, column in enumerate(shown):
+        p_name = "p_corrected" if column == "cosine" else "p_centered_corrected"
+        values, p = (cosines.matrix(name).to_numpy(float) for name in (column, p_name))
+        pairs = np.array([[f"{row} and {other}" for other in names] for row in names])
+        cells = signed_map(
+            values,
+            places,
+            places,
+            "cosine",
+            "%{customdata[0]}<br>cosine %{z:.3f}<br>corrected p %{customdata[1]:.2g}",
+            zmin=-1,
+            zmax=1,
+            text=[
+                [_starred(value, chance) for value, chance in zip(*row, strict=True)]
+                for row in zip(values.tolist(), p.tolist(), strict=True)
+            ],
+            texttemplate="%{text}" if n <= MOST_NUMBERS else None,
+            customdata=np.stack([pairs, p.astype(object)], -1),
+            showscale=place == 0,
+            hoverongaps=False,
+        )
+        figure.add_trace(cells, 1, place + 1)
+    figure.update_xaxes(tickvals=places, ticktext=names, tickangle=-45, title_text="vector", showgrid=False, zeroline=False)
+    figure.update_yaxes(tickvals=places, ticktext=names, autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_yaxes(title_text="vector", col=1)
+    note = (
+        f"*: beyond {cosines.null}, p < {CHANCE} for all pairs together. The shared direction holds {cosines.shared:.0%} of "
+        f"the squared norm (random: {cosines.shared_random:.0%}): "
+    )
+    right = (
+        f"what is high on the left and gone on the right is what all do. On the right unrelated pairs have {1 / (1 - n):.2f}."
+    )
+    note += right if n > 2 else "in two vectors it cannot be told from what the pair has in common."
+    return finish(figure, title, note, height=360 + 30 * max(4, n))
+
+
+def plot_stability(result: Stability, title: str = "The same training with other seeds") -> go.Figure:
+    """Cosines between seeds beside what random directions give, and each seed's norm and factor."""
+    heads = ("Cosine of each pair", "Norm of factor x direction", "Factor (alpha)")
+    figure = make_subplots(rows=1, cols=3, subplot_titles=heads, horizontal_spacing=0.12)
+    rows = {row["measure"]: row for row in result.measures.to_dict("records")}
+    pairs, frame = result.pairs, result.frame
+    names = [label(f"{a} and {b}") for a, b in zip(pairs["a"], pairs["b"], strict=True)]
+    seeds = [label(name) for name in frame["seed"]]
+    panels = (
+        ("cosine", pairs["cosine"], names, "cosine"),
+        ("norm", frame["norm"], seeds, "residual-stream units"),
+        ("factor", frame["factor"], seeds, "factor (alpha, a number)"),
+    )
+    for column, (measure, values, hover, unit) in enumerate(panels, start=1):
+        row = rows[measure]
+        spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
+        marker = {"color": COLORS[0], "size": 8, "opacity": 0.75}
+        dots = go.Scatter(x=spread, y=values, mode="markers", marker=marker, customdata=hover, name=label(f"each {measure}"))
+        dots.hovertemplate = f"%{{customdata}}<br>{measure} %{{y:.4g}}<extra></extra>"
+        known = not np.isnan(row["low"])
+        bars = {"array": [row["high"] - row["value"]], "arrayminus": [row["value"] - row["low"]], "thickness": 2, "width": 6}
+        mean = go.Scatter(
+            x=[0.5], y=[row["value"]], mode="markers", error_y=bars if known else None, name=label(f"mean {measure}")
+        )
+        mean.marker = {"color": "#000000", "symbol": "diamond", "size": 10}
+        mean.hovertemplate = f"mean {measure} %{{y:.4g}}<extra></extra>"
+        figure.add_traces([dots, mean], rows=1, cols=column)
+        figure.update_yaxes(title_text=unit, rangemode="tozero", col=column)
+    random_high = rows["cosine"]["random_high"]
+    figure.add_hline(y=random_high, line={"color": GREY, "dash": "dash"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
+    figure.update_yaxes(range=[min(0.0, pairs["cosine"].min()) - 0.05, 1.05], col=1)
+    figure.update_xaxes(range=[-0.5, 0.8], showticklabels=False, showgrid=False, zeroline=False)
+    figure.update_xaxes(title_text="pairs of seeds", col=1)
+    figure.update_xaxes(title_text="seeds", col=2)
+    figure.update_xaxes(title_text="seeds", col=3)
+    note = (
+        "Diamond: mean with its 95 % interval over seeds (jackknife). Dashed: 95 % of mean cosines of as many "
+        f"{result.null} are below. Dots close together and far above it: training finds the same direction."
+    )
+    return finish(figure, title, note, height=460, showlegend=False)
+
+
+def plot_sizes(result: Sizes, title: str = "How large the vectors are") -> go.Figure:
+    """A box and a dot per vector, by group, for the factor and each norm."""
+    titles = {
+        "factor_size": ("|factor|", "|alpha| (a number)"),
+        "direction_norm": ("Norm of the direction", "residual-stream units"),
+        "norm": ("Norm of factor x direction", "residual-stream units"),
+        "relative_norm": ("The same over the residual stream's", "share of its root mean square norm"),
+    }
+    shown = {name: words for name, words in titles.items() if result.frame[name].notna().any()}
+    figure = make_subplots(
+        rows=1, cols=len(shown), subplot_titles=[head for head, _ in shown.values()], horizontal_spacing=0.09
+    )
+    for column, (measure, (_, unit)) in enumerate(shown.items(), start=1):
+        for number, (group, mine) in enumerate(result.frame.groupby("group", sort=False)):
+            box = go.Box(
+                x=[label(group)] * len(mine),
+                y=mine[measure],
+                name=label(group),
+                legendgroup=label(group),
+                showlegend=False,
+                boxpoints="all",
+                jitter=0.4,
+                pointpos=0,
+                fillcolor="rgba(0,0,0,0.04)",
+                line={"color": COLORS[number % len(COLORS)], "width": 1.5},
+                marker={"size": 7, "opacity": 0.75},
+                customdata=np.stack([[label(name) for name in mine["name"]], mine["factor"].round(3).astype(str)], -1),
+                hoveron="points",
+                hovertemplate="%{customdata[0]}<br>%{y:.4g}<br>factor %{customdata[1]}<extra></extra>",
+            )
+            figure.add_trace(box, 1, column)
+        figure.update_yaxes(title_text=unit, rangemode="tozero", row=1, col=column)
+    figure.update_xaxes(title_text="group")
+    counts = ", ".join(f"{label(group)} {len(mine)}" for group, mine in result.frame.groupby("group", sort=False))
+    note = (
+        f"A dot per vector ({counts}); boxes: median and quartiles. Only the norm of factor x direction acts on the model; how "
+        "training divides it between factor and direction shows in the first two."
+    )
+    return finish(figure, title, note, height=480)
+
+
+def plot_readout(result: Readout, title: str = "What the directions say in the vocabulary") -> go.Figure:
+    """Bars of the tokens that each vector promotes and suppresses most, one panel per vector."""
+    names = list(result.layers)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    last = result.n_layers - 1
+    heads = [f"{label(name)} (layer {result.layers[name]} of 0 to {last})" for name in names]
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=heads, horizontal_spacing=0.14, vertical_spacing=0.2 / rows)
+    for place, name in enumerate(names):
+        row, column = place // columns + 1, place % columns + 1
+        mine = result.frame[result.frame["vector"] == name]
+        ordered = pd.concat([mine[mine["side"] == "promoted"], mine[mine["side"] == "suppressed"].iloc[::-1]])
+        ordered = ordered.assign(place=range(len(ordered)))
+        for side, color in SIDES.items():
+            for beyond in (True, False):
+                part = ordered[(ordered["side"] == side) & ((ordered["p_corrected"] < CHANCE) == beyond)]
+                figure.add_trace(_bars(part, f"{side}{'' if beyond else ', within chance'}", color, beyond), row, column)
+        texts = [_token(token) for token in ordered["token"]]
+        figure.update_yaxes(tickvals=ordered["place"], ticktext=texts, range=[len(texts) - 0.4, -0.6], row=row, col=column)
+    figure.update_xaxes(title_text="logit less its mean over the vocabulary", zeroline=True)
+    figure.update_yaxes(title_text="token", showgrid=False, zeroline=False, col=1)
+    note = (
+        "Through the final norm and the unembedding alone: to the right promoted, to the left suppressed. Filled: beyond "
+        f"{result.null} (p < {CHANCE}, corrected for {result.d_vocab} tokens); hollow: within chance. What later blocks make "
+        "of it is not shown: the earlier the layer, the less this says. A dot before a word is its space."
+    )
+    per_row = 90 + 17 * 2 * int(result.frame["rank"].max())
+    return finish(figure, title, note, height=180 + per_row * rows, showlegend=False, barmode="overlay")
+
+
+def _bars(part: pd.DataFrame, name: str, color: str, beyond: bool) -> go.Bar:
+    """One side's tokens, hollow where chance reaches as far."""
+    numbers = part[["z", "p_corrected"]].to_numpy(float)
+    return go.Bar(
+        x=part["logit"],
+        y=part["place"],
+        orientation="h",
+        name=name,
+        marker={"color": color if beyond else "#FFFFFF", "line": {"color": color, "width": 1.5}},
+        text=[_token(token) for token in part["token"]],
+        textposition="none",
+        customdata=numbers,
+        hovertemplate="%{text}<br>logit %{x:+.3g}, z %{customdata[0]:+.2f}<br>corrected p %{customdata[1]:.2g}<extra></extra>",
+    )
+
+
+def _token(token: str) -> str:
+    """A token that can be told from the same one without its space."""
+    seen = visible(token)
+    inner = seen.lstrip(" ")
+    return label("·" * (len(seen) - len(inner)) + inner)
+
+
+def _starred(value: float, p: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.2f}{'*' if p < CHANCE else ''}".replace("-", "−")  # noqa: RUF001 - a minus sign in a figure

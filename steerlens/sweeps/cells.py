@@ -1,0 +1,125 @@
+"""One cell of a sweep: a vector trained with some settings on one concept and seed, and what its responses scored.
+
+A cell's result follows from the cell, the data, the prompts, the model and the judge alone: not from the order of the cells,
+nor from what ran before it, nor from where it runs.
+"""
+
+import hashlib
+import json
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ..data import Prompt, SteeringData
+from ..evaluation import SCORES, evaluate
+from ..generation import row_seeds
+from ..judging import Judge
+from ..model import Bridge
+from ..runs import published_settings
+from ..scaling import TrainConfig
+from ..training import train
+from ..vector import SteeringVector
+
+SCHEMA = 1
+TRAIN_AXES = ("layer", "positions", "objective", "form", "factor", "rank")
+"""Arguments of `train` that a grid may vary."""
+CONFIG_AXES = tuple(field.name for field in fields(TrainConfig))
+"""Fields of `TrainConfig` that a grid may vary."""
+
+
+class Cell(NamedTuple):
+    """What is trained: it names the cell."""
+
+    concept: str
+    """The name of its data set."""
+    seed: int
+    """Of the training and of the sampled responses: cells that differ in settings alone share their random numbers."""
+    settings: Mapping[str, Any]
+    """Arguments of `train` and fields of `TrainConfig`, as JSON values."""
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's files: the same for the same cell, whatever the order of its settings."""
+        told = json.dumps([self.concept, self.seed, dict(self.settings)], sort_keys=True)
+        slug = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in self.concept.lower())
+        return f"{slug[:40].strip('-')}-{self.seed}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+class Sampling(NamedTuple):
+    """How responses are sampled; as `generate`."""
+
+    max_new_tokens: int
+    temperature: int | float
+    chat: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all cells of a sweep share, apart from the model and the judge."""
+
+    datasets: Mapping[str, SteeringData]
+    prompts: Mapping[str, list[Prompt]]
+    config: TrainConfig | None
+    """What the settings of a cell change; None = the published settings of its positions and objective."""
+    sampling: Sampling
+
+
+class Result(NamedTuple):
+    """A cell that has run."""
+
+    key: str
+    record: Mapping[str, Any]
+    """JSON values: concept, seed, settings, error (a traceback or None), numbers of the vector, seconds, rows."""
+    vector: SteeringVector | None
+
+
+def run_cell(model: Bridge, judge: Judge, job: Job, cell: Cell) -> Result:
+    """Train, generate and judge. Whatever goes wrong is the cell's result too; only an interrupt comes through."""
+    record = {"schema": SCHEMA, "key": cell.key, "concept": cell.concept, "seed": cell.seed, "settings": dict(cell.settings)}
+    start = time.perf_counter()
+    try:
+        sv, numbers = _trained(model, job, cell)
+        trained = time.perf_counter()
+        rows = _judged(model, judge, job, cell, sv)
+    except Exception:
+        return Result(cell.key, record | failure(traceback.format_exc(), time.perf_counter() - start), None)
+    seconds = {"train": trained - start, "judge": time.perf_counter() - trained}
+    return Result(cell.key, record | {"error": None, "numbers": numbers, "seconds": seconds, "rows": rows}, sv)
+
+
+def failure(error: str, seconds: float) -> dict[str, Any]:
+    """What is recorded of a cell that failed."""
+    return {"error": error, "numbers": {}, "seconds": {"train": seconds, "judge": 0.0}, "rows": []}
+
+
+def _trained(model: Bridge, job: Job, cell: Cell) -> tuple[SteeringVector, dict[str, float]]:
+    chosen = {name: value for name, value in cell.settings.items() if name in TRAIN_AXES}
+    changed = {name: value for name, value in cell.settings.items() if name in CONFIG_AXES}
+    base = job.config
+    if base is None:
+        base, _ = published_settings(model, chosen.get("positions", "p2+s2"), chosen.get("objective", "lang"))
+    data, config = job.datasets[cell.concept], replace(base, **changed)
+    sv = train(model, data, config=config, seed=cell.seed, progress=False, **chosen)
+    assert sv.history is not None
+    loss = float(sv.history.groupby("epoch")["loss"].mean().iloc[-1])
+    return sv, {"trained_factor": sv.factor, "norm": sv.norm, "loss": loss, "steps": len(sv.history)}
+
+
+def _judged(model: Bridge, judge: Judge, job: Job, cell: Cell, sv: SteeringVector) -> list[dict[str, Any]]:
+    prompts = job.prompts[cell.concept]
+    asked = job.datasets[cell.concept].concept or cell.concept
+    seeds = row_seeds(cell.seed, len(prompts))
+    frame = evaluate(model, sv, asked, prompts, judge, seed=seeds, **job.sampling._asdict()).frame
+    columns = [name for name in ("prompt", "response", "seed", *SCORES, "error", "replies") if name in frame]
+    return [{name: _plain(row[name]) for name in columns} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: unknown is null, never NaN."""
+    return None if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)) else value
