@@ -14,7 +14,6 @@ import torch
 
 import steerlens
 from steerlens import SteeringData, terrarium
-from steerlens.protocol.benchmark import axbench
 
 RESULTS = Path(__file__).parent / "results"
 MAX_NEW_TOKENS = 80
@@ -38,7 +37,7 @@ def main() -> None:
     model = steerlens.load_model("terrarium", dtype=torch.bfloat16)
     data = datasets()
     prompts = {concept: terrarium.test_prompts(concept, N_PROMPTS) for concept in data}
-    result = axbench(
+    result = steerlens.axbench(
         model,
         data,
         prompts=prompts,
