@@ -1,11 +1,12 @@
 """A vector at work in a notebook: type a prompt, move the factor, choose the positions, and read both texts side by side."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from .analysis.directions import Vectors, named_vectors
 from .figures.circuits import view_tokens
 from .generation import decode, generate, prepare, row_seeds
 from .likelihood import EncodedExample, collate
@@ -59,7 +60,7 @@ class Comparison(NamedTuple):
 
 def explore(
     model: Bridge,
-    sv: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector],
+    sv: Vectors,
     *,
     prompt: str = PROMPT,
     max_new_tokens: int = 40,
@@ -82,9 +83,11 @@ def explore(
         The view, which Jupyter displays; `.widget` is the widget, `.text()` what it shows as text.
 
     Raises:
-        ValueError: no vector, one that does not fit the model, or a prompt and settings that `generate` refuses.
+        TypeError: something that is not a SteeringVector.
+        ValueError: no vector, two names that read the same, one that does not fit the model, or a prompt and settings
+            that `generate` refuses.
     """
-    vectors = _named(sv)
+    vectors = named_vectors(sv, zero=True, reft=True)
     for vector in vectors.values():
         check_fits(model, vector)
     first = Choice(next(iter(vectors)), prompt, 1.0, OWN, float(temperature), seed)
@@ -178,20 +181,6 @@ class Explorer:
     def _repr_mimebundle_(self, **wanted: Any) -> Any:
         shown = {} if self.widget is None else self.widget._repr_mimebundle_(**wanted)
         return {**shown, "text/plain": self.text()}
-
-
-def _named(sv: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
-    """Vectors by name: the mapping's, or their concepts', told apart by a number."""
-    if isinstance(sv, Mapping):
-        named = {str(name): vector for name, vector in sv.items()}
-    else:
-        named = {}
-        for vector in [sv] if isinstance(sv, SteeringVector) else sv:
-            name = vector.concept or "vector"
-            named[name if name not in named else f"{name} ({len(named) + 1})"] = vector
-    if not named:
-        raise ValueError("there is no vector to explore: give one, or several")
-    return named
 
 
 # --- widgets ------------------------------------------------------------------------------------------------------------

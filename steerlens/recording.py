@@ -14,6 +14,10 @@ from .model import Bridge, HookFunction, Padded, context_length, encode_response
 from .passes import announced
 from .steering import Steer, steer
 
+NOISE = {torch.float32: 1e-6, torch.float16: 5e-5, torch.bfloat16: 2e-3}
+"""dtype -> nats per token: an effect below this is taken for rounding. About thirty times the KL, or more, that vectors too
+small to matter show on the embedded model: 2e-8, 1e-6 and 7e-5."""
+
 
 class Recording(NamedTuple):
     """One forward pass. Rows are padded on the right; numbers at padding mean nothing."""
@@ -37,9 +41,10 @@ def encode(
     """Prompts with their responses; `responses=None` takes the greedy ones under `sv`, which may be empty.
 
     Raises:
-        ValueError: nothing to do, a vector that does not fit, a number of responses that is not that of the prompts, or a
-            row longer than the context.
+        ValueError: nothing to do, a vector that does not fit, a number of responses that is not that of the prompts, a
+            batch size below 1, or a row longer than the context.
     """
+    _check_batch_size(batch_size)
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, sv, max_new_tokens if responses is None else 1, chat)
     if responses is None:
@@ -93,15 +98,35 @@ def batches(model: Bridge, examples: Sequence[EncodedExample], batch_size: int) 
     Raises:
         ValueError: a batch size below 1.
     """
+    _check_batch_size(batch_size)
+    return [collate(model, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
+
+
+def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    return [collate(model, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
 
 
 def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:
     """KL(p_steered || p_plain) of next-token distributions given as logits, in nats."""
     p, q = steered.log_softmax(-1), plain.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
+
+
+def noise(model: Bridge) -> float:
+    """Nats per token: an effect below this is rounding in the model's dtype (see `NOISE`)."""
+    return NOISE.get(model.cfg.dtype, NOISE[torch.float32])
+
+
+def check_effect(model: Bridge, kl: float) -> None:
+    """Raise ValueError if KL(steered || plain), in nats per token, is too small to be divided into shares."""
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    if kl < noise(model):
+        remedy = "use a larger factor" + ("" if dtype == "float32" else ", or load the model with dtype=torch.float32")
+        raise ValueError(
+            f"the vector moves the predictions by {kl:.2g} nats per token, which is rounding in {dtype} (below "
+            f"{noise(model):g}): there is no effect to share out; {remedy}"
+        )
 
 
 def token_index(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

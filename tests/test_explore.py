@@ -1,6 +1,7 @@
 """The interactive view: its logic without a browser, and in a real Jupyter with one."""
 
 import builtins
+import inspect
 import json
 import os
 import socket
@@ -118,8 +119,8 @@ def test_a_setting_is_computed_once(model: Any, sv: Any, monkeypatch: pytest.Mon
 def test_several_vectors_are_chosen_from(model: Any, sv: Any) -> None:
     view = explore(model, [sv, -sv, sv.replace(concept="cats")], prompt=PROMPT, **SHORT)
     chooser = control(view, "vector")
-    assert list(chooser.options) == ["towns", "towns (2)", "cats"]
-    chooser.value = "towns (2)"
+    assert list(chooser.options) == ["towns", "towns #2", "cats"]
+    chooser.value = "towns #2"
     assert steerlens.generate(model, PROMPT, -sv, temperature=0, **SHORT)[0] in view.text()
     named = explore(model, {"mine": sv, "other": -sv}, prompt=PROMPT, **SHORT)
     assert list(control(named, "vector").options) == ["mine", "other"]
@@ -138,8 +139,13 @@ def test_errors_are_read_in_the_view(model: Any, sv: Any) -> None:
 
 
 def test_what_cannot_work_is_refused_at_once(model: Any, sv: Any) -> None:
-    with pytest.raises(ValueError, match="there is no vector to explore"):
+    with pytest.raises(ValueError, match="there are no vectors"):
         explore(model, [])
+    with pytest.raises(ValueError, match="two names read the same: 1 and '1'"):
+        explore(model, {1: sv, "1": sv})
+    for wrong in ("x", ["x"]):
+        with pytest.raises(TypeError):
+            inspect.unwrap(explore)(model, wrong)
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         explore(model, [sv, sv.replace(layer=9)])
     with pytest.raises(ValueError, match="exceeds the context"):

@@ -108,7 +108,8 @@ class AttentionEffects:
         for group in (query, key):
             if group not in self.groups:
                 raise ValueError(f"there are no tokens of the group {group!r}; there are {', '.join(self.groups)}")
-        values = masses[:, self._after, :, self.groups.index(query), self.groups.index(key)].mean((1, 2))
+        here = masses[..., self.groups.index(query), self.groups.index(key)]
+        values = here[:, self._after].mean((1, 2))
         return values[~np.isnan(values)]
 
     def _largest(self) -> str:

@@ -15,7 +15,7 @@ from ..model import sparse_decomposition
 from ..vector import SteeringVector
 from .directions import Vectors, check_draws, check_statistics, exceeded, named_vectors, random_rows, spectrum
 from .residuals import ResidualStatistics
-from .sae import SAE, SAEError, check_coordinates
+from .sae import SAE, SAEError, check_coordinates, check_sae
 
 SIDES = ("decoder", "encoder")
 DRAWN_AT_ONCE = 512
@@ -97,8 +97,9 @@ class SAEComparison:
         ]
         last = steps.iloc[-1]
         beside = "" if math.isnan(last["random_explained"]) else f" (random directions: {last['random_explained']:.0%})"
+        n = int(last["n_features"])
         return (
-            f"{name}: nearest are {near[0]} and {near[1]}; {int(last['n_features'])} features add up to "
+            f"{name}: nearest are {near[0]} and {near[1]}; {n} feature{' adds' if n == 1 else 's add'} up to "
             f"{last['explained']:.0%} of its squared norm{beside}."
         )
 
@@ -141,8 +142,11 @@ def compare_to_sae(
 
     Raises:
         SAEError: the autoencoder is of other coordinates than a vector, or does not say of which; another width.
-        ValueError: a vector of norm 0 or of a ReFT form, statistics of another place, k or n_random out of range.
+        TypeError: something that is not a SteeringVector, or not an SAE.
+        ValueError: a vector of norm 0, a ReFT form or the form "null", statistics of another place, k or n_random out of
+            range.
     """
+    check_sae(sae)
     named = named_vectors(sv)
     check_draws(n_random)
     if not (1 <= k <= sae.d_sae) or not 1 <= n_controls <= n_random:

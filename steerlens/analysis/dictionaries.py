@@ -6,7 +6,8 @@ what cannot be read exactly is refused by name.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
 # SAELens loads models without processing; these arguments of its models would change the residual stream
 _PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 _GEMMA_REPO = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
+_TEXT = (str, type(None))
+_KINDS = {"model_name": _TEXT, "hook_name": _TEXT, "weight_processing": _TEXT, "neuronpedia_id": _TEXT}
+_KINDS |= {"k": (int, type(None)), "apply_b_dec_to_input": (bool,)}
 _PROBES = 8
 """Random residuals on which a live object's own encoding is compared."""
 CANONICAL: dict[str, tuple[int | None, ...]] = {
@@ -73,11 +77,13 @@ def load_sae(
     """
     given = {"model_name": model_name, "layer": layer, "weight_processing": weight_processing}
     if not isinstance(source, (str, Path)):
-        return _settled(_from_object(source), given, type(source).__name__)
+        with _parsing(type(source).__name__):
+            return _settled(_from_object(source), given, type(source).__name__)
     if source == "terrarium":
         from ..terrarium import path as weights
 
-        return _settled(_read(weights().parent / "sae"), given, "terrarium")
+        with _parsing("terrarium"):
+            return _settled(_read(weights().parent / "sae"), given, "terrarium")
     path = Path(source)
     found = _file_in(path)
     if found is None and isinstance(source, str) and not path.exists() and _is_hub_id(source):
@@ -85,12 +91,27 @@ def load_sae(
     if found is None:
         looked = f"{GEMMA_SCOPE}, or {CONFIG} with {SAELENS} or {SPARSIFY}"
         raise SAEError(f"{source}: no sparse autoencoder here (looked for {looked})")
-    return _settled(_read(found), given, str(source))
+    with _parsing(str(source)):
+        return _settled(_read(found), given, str(source))
+
+
+@contextmanager
+def _parsing(source: str) -> Iterator[None]:
+    """Whatever a damaged file provokes in a parser is one kind of error to the caller."""
+    try:
+        yield
+    except SAEError:
+        raise
+    except Exception as error:
+        raise SAEError(f"{source}: damaged, or not a sparse autoencoder ({type(error).__name__}: {error})") from error
 
 
 def _settled(fields: dict[str, Any], given: Mapping[str, Any], source: str) -> SAE:
     """The autoencoder, with what the caller knows filled in, and refused if it contradicts what was read."""
     fields = {"source": source} | fields
+    for name, kinds in _KINDS.items():
+        if name in fields and type(fields[name]) not in kinds:
+            raise SAEError(f"{source}: {name} is {fields[name]!r}, not {' or '.join(kind.__name__ for kind in kinds)}")
     if fields.get("layer") is None and fields.get("hook_name"):
         fields["layer"] = layer_of(fields["hook_name"])
     for name, value in given.items():
@@ -117,13 +138,12 @@ def _file_in(path: Path) -> Path | None:
 def _read(found: Path) -> dict[str, Any]:
     if found.suffix == ".npz":
         return _read_gemma_scope(found)
-    try:
-        config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
-        if (found / SAELENS).is_file():
-            return saelens_fields(config, safetensors.torch.load_file(found / SAELENS), str(found))
-        return _read_sparsify(found, config, safetensors.torch.load_file(found / SPARSIFY))
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise SAEError(f"{found}: damaged ({error})") from error
+    config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise SAEError(f"{found}: {CONFIG} holds a {type(config).__name__}, not settings by name")
+    if (found / SAELENS).is_file():
+        return saelens_fields(config, safetensors.torch.load_file(found / SAELENS), str(found))
+    return _read_sparsify(found, config, safetensors.torch.load_file(found / SPARSIFY))
 
 
 # --- Gemma Scope --------------------------------------------------------------------------------------------------------
@@ -138,10 +158,10 @@ def _read_gemma_scope(path: Path) -> dict[str, Any]:
     if "/embedding/" in place:
         raise SAEError(f"{path}: of the embedding, not of the residual stream after a block")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             tensors = {name: torch.from_numpy(file[name]) for name in file.files}
-    except (ValueError, OSError) as error:
-        raise SAEError(f"{path}: not an intact params.npz ({error})") from error
+    except Exception as error:  # not its words: numpy's advise to unpickle
+        raise SAEError(f"{path}: not an intact {GEMMA_SCOPE} ({type(error).__name__})") from error
     _expect(tensors, (*TENSORS, "threshold"), (), str(path))
     model = f"gemma-2-{repo[1]}{'-it' if repo[2] == 'it' else ''}" if repo else None
     return tensors | {
@@ -195,7 +215,7 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
     return kept | {
         "activation": activation,
         "k": k,
-        "apply_b_dec_to_input": bool(flat.get("apply_b_dec_to_input", True)),
+        "apply_b_dec_to_input": flat.get("apply_b_dec_to_input", True),
         "model_name": flat.get("model_name"),
         "hook_name": flat.get("hook_name"),
         "weight_processing": _saelens_processing(flat),
@@ -204,7 +224,7 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
     }
 
 
-def _saelens_activation(flat: Mapping[str, Any], source: str) -> tuple[str, int | None]:
+def _saelens_activation(flat: Mapping[str, Any], source: str) -> tuple[str, Any]:
     architecture, function = flat.get("architecture") or "standard", flat.get("activation_fn") or "relu"
     if architecture == "batchtopk":
         raise SAEError(f"{source}: a BatchTopK in training; save it with save_inference_model, which makes it a JumpReLU")
@@ -219,7 +239,7 @@ def _saelens_activation(flat: Mapping[str, Any], source: str) -> tuple[str, int 
     k = flat["k"] if architecture == "topk" and "k" in flat else (flat.get("activation_fn_kwargs") or {}).get("k")
     if k is None:
         raise SAEError(f"{source}: a topk without its k")
-    return "topk", int(k)
+    return "topk", k
 
 
 def _saelens_processing(flat: Mapping[str, Any]) -> str | None:
@@ -262,7 +282,7 @@ def _read_sparsify(folder: Path, config: Mapping[str, Any], tensors: Mapping[str
         "b_enc": tensors["encoder.bias"],
         "b_dec": tensors["b_dec"],
         "activation": "topk",
-        "k": int(config["k"]),
+        "k": config["k"],
         "apply_b_dec_to_input": True,
         "model_name": json.loads(run.read_text(encoding="utf-8")).get("model") if run.is_file() else None,
         "layer": layer,
@@ -271,12 +291,15 @@ def _read_sparsify(folder: Path, config: Mapping[str, Any], tensors: Mapping[str
     }
 
 
-def _expect(tensors: Mapping[str, Any], wanted: tuple[str, ...], also: tuple[str, ...], source: str) -> None:
-    """Refuse missing tensors, and further ones: something would be left out of the computation."""
+def _expect(tensors: Mapping[str, Tensor], wanted: tuple[str, ...], also: tuple[str, ...], source: str) -> None:
+    """Refuse missing tensors, further ones (something would be left out of the computation), and other than real numbers."""
     missing, further = set(wanted) - set(tensors), set(tensors) - set(wanted) - set(also)
     if missing or further:
         wrong = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(further))}"
         raise SAEError(f"{source}: the tensors are {', '.join(sorted(tensors))}: {wrong}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise SAEError(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not real numbers")
 
 
 # --- objects and the hub ------------------------------------------------------------------------------------------------

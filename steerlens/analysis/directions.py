@@ -1,6 +1,6 @@
 """Vectors side by side, and random directions to judge them by."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,23 +37,23 @@ def named_vectors(vectors: Vectors, *, zero: bool = False, reft: bool = False) -
 
     Args:
         zero: accept vectors of norm 0.
-        reft: accept ReFT forms, whose edit is not one vector.
+        reft: accept forms whose edit is not to add or set `vector`: the ReFT forms, and "null".
 
     Raises:
         ValueError: there are none, two names read the same, or a vector has no direction to compare.
         TypeError: something that is not a SteeringVector.
     """
     if isinstance(vectors, Mapping):
-        named = {str(name): sv for name, sv in vectors.items()}
-        if len(named) < len(vectors):
-            raise ValueError(f"two names read the same: {', '.join(map(repr, vectors))}")
+        named = by_name(vectors)
     else:
-        listed = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
         named = {}
-        for sv in listed:
-            base = getattr(sv, "concept", None) or "vector"
-            taken = sum(name == base or name.startswith(f"{base} #") for name in named)
-            named[f"{base} #{taken + 1}" if taken else base] = sv
+        for sv in [vectors] if isinstance(vectors, SteeringVector) else listed(vectors):
+            base = name = getattr(sv, "concept", None) or "vector"
+            number = 1
+            while name in named:
+                number += 1
+                name = f"{base} #{number}"
+            named[name] = sv
     if not named:
         raise ValueError("there are no vectors")
     for name, sv in named.items():
@@ -64,9 +64,30 @@ def named_vectors(vectors: Vectors, *, zero: bool = False, reft: bool = False) -
                 f"{name!r} has the form {sv.form!r}, whose edit depends on the token and is not one vector: make a "
                 "SteeringVector of a row of its direction"
             )
+        if sv.form == "null" and not reft:
+            raise ValueError(
+                f"{name!r} has the form 'null', which takes its direction away and adds no vector: to look at the direction, "
+                'give sv.replace(form="add")'
+            )
         if not zero and sv.norm == 0:
-            raise ValueError(f"{name!r} has norm 0 and so no direction: leave it out")
+            raise ValueError(f"{name!r} has norm 0 and so adds no direction: leave it out")
     return named
+
+
+def listed(vectors: Any) -> list[Any]:
+    """Several vectors as a list; raises TypeError for one, and for what is no sequence at all."""
+    if isinstance(vectors, SteeringVector) or not isinstance(vectors, Iterable):
+        raise TypeError(f"expected several SteeringVectors, in a list or by name, got {type(vectors).__name__}")
+    return list(vectors)
+
+
+def by_name(vectors: Mapping[Any, SteeringVector], text: Callable[[Any], str] = str) -> dict[str, SteeringVector]:
+    """Vectors by their keys as text; raises ValueError if two read the same, since one would be lost."""
+    first: dict[str, Any] = {}
+    for key in vectors:
+        if (other := first.setdefault(text(key), key)) is not key:
+            raise ValueError(f"two names read the same: {other!r} and {key!r}")
+    return {text(key): sv for key, sv in vectors.items()}
 
 
 def check_together(named: Mapping[str, SteeringVector], *fields: str) -> None:

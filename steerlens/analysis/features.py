@@ -14,16 +14,18 @@ from torch import Tensor
 from ..data import Prompt
 from ..generation import as_prompts
 from ..likelihood import Batch
-from ..model import Bridge, d_model, hook_name, identity, token_strings
+from ..model import Bridge, d_model, hook_name, identity
 from ..recording import batches, encode, record
 from ..steering import Steer, as_list, check_fits
 from .intervals import estimate
 from .regions import token_groups
-from .sae import SAE, check_coordinates
-from .tokens import check_finite, edited_tokens
+from .sae import SAE, SAEError, check_coordinates, check_sae
+from .tokens import edited_tokens
+from .vocabulary import token_names
 
-ROUNDING = 1e-4
-"""A change below this share of the largest activation is the rounding of float32."""
+ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+"""dtype of the model -> share of the largest activation: a change below it is taken for rounding. About three times the
+largest change that vectors too small to matter make on the embedded model in the coarser two (9e-4, 7e-3)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class FeatureEffects:
         activation units), change (mean over all tokens, signed) and change_low, change_high (95 % bootstrap over prompts;
         only for the top features), edited_change and response_change (means over edited tokens and over response tokens
         that are not edited; NaN where there are none), active_plain and active_steered (shares of tokens at which it is
-        active), changed (share of tokens at which it changes by more than rounding), url.
+        active), changed (share of tokens at which it changes by more than rounding, see `ROUNDING`), url.
         """
         return self.features.copy()
 
@@ -110,23 +112,25 @@ def feature_effects(
         allow: coordinates for which the caller takes responsibility, as in `compare_to_sae`.
 
     Raises:
+        TypeError: not an SAE.
         SAEError: the autoencoder is not of this model's residual stream after a block, or does not say so.
         ValueError: no vector, one that does not fit, one that edits only later layers than the autoencoder reads, settings
-            out of range, or what `encode` refuses.
+            out of range, a steered model that overflows, or what `encode` refuses.
     """
+    check_sae(sae)
     vectors = as_list(sv)
     for vector in vectors:
         check_fits(model, vector)
-    layer = _check(model, vectors, sae, top, batch_size, allow)
+    layer = _check(model, vectors, sae, top, allow)
     listed = as_prompts(prompts)
     examples = encode(model, listed, responses, sv=sv, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
     groups = [token_groups(model, one, example, chat) for one, example in zip(listed, examples, strict=True)]
-    tally = _Tally(len(examples), sae.d_sae)
+    tally = _Tally(len(examples), sae.d_sae, ROUNDING.get(model.cfg.dtype, ROUNDING[torch.float32]))
     seen = []
     for batch in batches(model, examples, batch_size):
         edited = edited_tokens(vectors, batch) & batch.token_mask
         hidden = [_hidden(model, batch, some, layer) for some in (vectors, None)]
-        check_finite(hidden[0][batch.token_mask], vectors)
+        _check_finite(hidden[0][batch.token_mask], vectors, layer)
         seen.append((batch, edited, *hidden))
         for place, steered, plain in _rows(batch, hidden, sae):
             tally.add(steered, plain, edited[place], batch.response_mask[place], batch.token_mask[place])
@@ -136,7 +140,7 @@ def feature_effects(
     for batch, edited, *hidden in seen:
         for place, steered, plain in _rows(batch, hidden, sae):
             here = int(batch.token_mask[place].sum())
-            text = token_strings(model, batch.tokens[place, :here].tolist())
+            text = token_names(model, batch.tokens[place, :here].tolist())
             known = {"row": row, "position": range(here), "token": text, "group": groups[row]}
             tokens.append(_token_frame(known | {"edited": edited[place, :here].tolist()}, steered, plain, chosen))
             row += 1
@@ -144,17 +148,22 @@ def feature_effects(
     return FeatureEffects(features, joined, layer, len(examples), sum(len(one) for one in groups), sae.source)
 
 
-def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, batch_size: int, allow: str | Sequence[str]) -> int:
+def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, allow: str | Sequence[str]) -> int:
     """The layer that the autoencoder reads, after everything that can be refused at once."""
     if not vectors:
         raise ValueError("there is no vector, so nothing changes: give one, or several")
-    if batch_size < 1 or top < 1:
-        raise ValueError(f"batch_size {batch_size} and top {top} must be at least 1")
+    if top < 1:
+        raise ValueError(f"top {top} must be at least 1")
+    if sae.layer is None and sae.hook_name is not None:
+        raise SAEError(
+            f"the SAE reads at {sae.hook_name!r}, not the residual stream after a block, where features are read: use one of "
+            "blocks.N.hook_resid_post or hook_resid_pre"
+        )
     known = identity(model)
     place = {"model": known["model_name"], "weight_processing": known["weight_processing"]}
     check_coordinates(sae, place, "the model", d_model(model), allow, ignore=("layer",))
     if sae.layer is None:
-        raise ValueError(f"the SAE does not say after which block it reads (hook {sae.hook_name!r}): load_sae(..., layer=...)")
+        raise ValueError("the SAE does not say after which block it reads: load_sae(..., layer=...)")
     if hook_name(sae.layer) not in model.hook_dict:
         raise ValueError(f"the SAE reads after block {sae.layer}, which {known['model_name']} does not have")
     first = min(vector.layer for vector in vectors)
@@ -163,6 +172,15 @@ def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, batch_size
             f"the SAE reads after block {sae.layer}, before the first edit (block {first}): nothing can change there"
         )
     return sae.layer
+
+
+def _check_finite(hidden: Float[Tensor, "token d_model"], vectors: Sequence[Any], layer: int) -> None:
+    if not bool(hidden.isfinite().all()):
+        norms = ", ".join(f"{vector.norm:.4g}" for vector in vectors)
+        raise ValueError(
+            f"the residual stream after block {layer} is not finite: the model overflows under a vector of norm {norms}: use a "
+            "smaller factor"
+        )
 
 
 def _hidden(model: Bridge, batch: Batch, sv: Steer, layer: int) -> Float[Tensor, "batch pos d_model"]:
@@ -191,10 +209,10 @@ class _Sums(NamedTuple):
 class _Tally:
     """Sums and numbers of tokens, prompt by prompt."""
 
-    def __init__(self, n_prompts: int, d_sae: int) -> None:
+    def __init__(self, n_prompts: int, d_sae: int, rounding: float) -> None:
         self.sums = _Sums(*(torch.zeros(n_prompts, d_sae, dtype=torch.float64) for _ in _Sums._fields))
         self.counts = np.zeros((n_prompts, 3))
-        self.row = 0
+        self.rounding, self.row = rounding, 0
 
     def add(
         self,
@@ -208,7 +226,7 @@ class _Tally:
         here = int(token.sum())
         edited, later = edited[:here].cpu(), (response & ~edited)[:here].cpu()
         change = (steered - plain).double()
-        noise = ROUNDING * max(float(plain.abs().max()), float(steered.abs().max()))
+        noise = self.rounding * max(float(plain.abs().max()), float(steered.abs().max()))
         changed = change.abs() > noise
         parts = (change, change.abs(), change[edited], change[later], plain > 0, steered > 0, changed)
         for total, part in zip(self.sums, parts, strict=True):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..vector import SteeringVector
-from .directions import CHANCE, check_draws, check_together, exceeded, named_vectors, random_sets, spectrum, unit_rows
+from .directions import CHANCE, check_draws, check_together, exceeded, listed, named_vectors, random_sets, spectrum, unit_rows
 from .intervals import t_quantile
 from .residuals import ResidualStatistics
 
@@ -97,8 +97,8 @@ def cosine_map(
         seed: of the random directions.
 
     Raises:
-        ValueError: fewer than two vectors, a vector of norm 0 or of a ReFT form, vectors of different layers, models, widths
-            or weight processing, statistics of another layer or model, or n_random below 100.
+        ValueError: fewer than two vectors, a vector of norm 0, a ReFT form or the form "null", vectors of different layers,
+            models, widths or weight processing, statistics of another layer or model, or n_random below 100.
         TypeError: something that is not a SteeringVector.
     """
     named = named_vectors(vectors)
@@ -256,19 +256,20 @@ def stability(
 
     Raises:
         ValueError: as `cosine_map`, or vectors of different concepts, positions or forms.
+        TypeError: one vector alone, or something that is not a SteeringVector.
     """
     if isinstance(vectors_by_seed, Mapping):
         named = named_vectors(vectors_by_seed)
     else:
-        named = named_vectors(dict(enumerate(vectors_by_seed)))
+        named = named_vectors(dict(enumerate(listed(vectors_by_seed))))
     if len(named) < 2:
         raise ValueError("one seed says nothing about others: give two or more")
     check_together(named, "concept", "positions", "form")
     check_draws(n_random)
-    listed = list(named.values())
-    rows = torch.stack([sv.vector for sv in listed]).double()
-    factors = np.array([sv.factor for sv in listed])
-    law = spectrum(listed[0], statistics)
+    every = list(named.values())
+    rows = torch.stack([sv.vector for sv in every]).double()
+    factors = np.array([sv.factor for sv in every])
+    law = spectrum(every[0], statistics)
     frame = _seed_frame(named, rows)
     first, second = np.triu_indices(len(rows), 1)
     names = list(named)

@@ -5,7 +5,7 @@ themselves: a `DirectionRecorder` given to `train` keeps them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..training import Step
 from ..vector import SteeringVector
+from .directions import Vectors, named_vectors
 from .intervals import t_quantile
 
 DELTAS = ("delta1", "delta2", "delta3")
@@ -155,7 +156,7 @@ class Dynamics:
 
 
 def dynamics(
-    vectors: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector],
+    vectors: Vectors,
     recorder: DirectionRecorder | None = None,
 ) -> Dynamics:
     """Read the training of one vector, of several by name, or of one at each of several layers.
@@ -167,6 +168,7 @@ def dynamics(
         recorder: that watched the training (`train(..., callbacks=[recorder])`); it gives `cos_end`.
 
     Raises:
+        TypeError: something that is not a SteeringVector.
         ValueError: a vector without history, such as one made by hand; two of one name; a recorder that did not see the
             training of a vector.
     """
@@ -180,18 +182,14 @@ def dynamics(
     return Dynamics(pd.concat(frames, ignore_index=True), objectives)
 
 
-def _named(vectors: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
-    if isinstance(vectors, SteeringVector):
-        return {vectors.concept or "vector": vectors}
-    if isinstance(vectors, Mapping):
-        named = {str(name): sv for name, sv in vectors.items()}
-    else:
-        named = {f"layer {sv.layer}": sv for sv in vectors}
-        if len(named) < len(vectors):
-            raise ValueError("a list holds vectors of different layers: give others as a mapping, name -> vector")
-    if not named:
-        raise ValueError("there are no vectors")
-    return named
+def _named(vectors: Vectors) -> dict[str, SteeringVector]:
+    named = named_vectors(vectors, zero=True, reft=True)
+    if isinstance(vectors, (SteeringVector, Mapping)):
+        return named
+    by_layer = {f"layer {sv.layer}": sv for sv in named.values()}
+    if len(by_layer) < len(named):
+        raise ValueError("a list holds vectors of different layers: give others as a mapping, name -> vector")
+    return by_layer
 
 
 def _to_end(name: str, sv: SteeringVector, recorder: DirectionRecorder | None) -> Float[np.ndarray, " step"]:

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
-from ..interventions import REFT
 from ..likelihood import Batch, EncodedExample
 from ..model import Bridge, token_strings
 from ..positions import PositionFunction, PositionSpec, parse_positions, position_mask
-from ..recording import batches, divergence, encode, record, token_index
+from ..recording import batches, check_effect, divergence, encode, noise, record, token_index
 from ..steering import check_fits
 from ..vector import SteeringVector
 from .intervals import Estimate, estimate
@@ -30,8 +29,6 @@ from .tokens import check_finite
 
 MODES = ("left out", "alone")
 """The vector without this slot, compared with the whole vector; this slot by itself, compared with no vector."""
-ROUNDING = 1e-6
-"""Nats per token: a whole effect below this is rounding, and has no shares."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,9 @@ class PositionEffects:
         kl_share, of the whole vector's KL(p_steered || p_plain); logprob in nats per response token, left out what the
         response loses without the slot, alone what it gains by it; logprob_share, of the whole vector's gain.
 
-        Each number has its 95 % bootstrap interval over prompts in columns _low and _high (NaN for one prompt). Shares are NaN
-        where the whole is rounding (KL) or its interval holds 0 (log-probability). Slots act together, so shares need not
-        add up to 1.
+        Each number has its 95 % bootstrap interval over prompts in columns _low and _high (NaN for one prompt). Shares of the
+        log-probability are NaN where the whole gain is rounding or its interval holds 0. Slots act together, so shares need
+        not add up to 1.
         """
         return self.frame.copy()
 
@@ -76,8 +73,6 @@ class PositionEffects:
         moved = f"{self.n_tokens} response tokens of {self.n_prompts} prompt(s)"
         whole = f"the whole vector moves {moved} by KL {self.kl} nats per token"
         out, alone = (self.frame[self.frame["mode"] == mode].set_index("slot") for mode in MODES)
-        if out["kl_share"].isna().all():
-            return f"No slot has a share: {whole}, which is rounding."
         first, best = out["kl_share"].idxmax(), alone["kl_share"].idxmax()
         totals = [f"{table['kl_share'].sum():.2f} ({mode})" for mode, table in zip(MODES, (out, alone), strict=True)]
         return (
@@ -111,21 +106,18 @@ def position_effects(
             s2, s1; "prompt": the groups of the prompt). A slot that the vector does not edit has no effect, exactly.
         max_new_tokens: length limit of greedy responses.
         chat: put prompts into the model's chat template.
-        batch_size: prompts per forward pass; there are two passes per slot, and two more.
+        batch_size: prompts per forward pass; there are two passes per slot, and four more.
         seed: of the bootstrap over prompts.
 
     Raises:
         TypeError: not one SteeringVector.
-        ValueError: slots unknown, or not given where positions are "all", "response" or a function; a vector that changes
-            nothing or does not fit; no response token; a steered model that overflows; or what `token_effects` refuses.
+        ValueError: slots unknown, or not given where positions are "all", "response" or a function; a vector that does not
+            fit, or whose effect is rounding in the model's dtype (see `recording.NOISE`); no response token; a steered model
+            that overflows; or what `token_effects` refuses.
     """
     if not isinstance(sv, SteeringVector):
         raise TypeError(f"position_effects is about one SteeringVector, got {type(sv).__name__}: give them one by one")
     check_fits(model, sv)
-    if sv.factor == 0 or (sv.form not in REFT and sv.norm == 0):
-        raise ValueError("the vector has norm 0: it has no effect to divide among slots")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     named = _slots(sv.positions, slots)
     listed = as_prompts(prompts)
     encoded = encode(model, listed, responses, sv=sv, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
@@ -136,15 +128,17 @@ def position_effects(
     groups = [token_groups(model, prompt, example, chat) for prompt, example in kept]
     if slots is None:
         named = [slot for slot in named if slot not in GROUPS or any(slot in row for row in groups)]
-    parts = []
-    for number, batch in enumerate(batches(model, examples, batch_size)):
-        here = slice(number * batch_size, number * batch_size + batch_size)
-        parts.append(
-            _measure(model, sv, batch, groups[here], named).assign(prompt=lambda part, first=here.start: part["prompt"] + first)
-        )
-    rows = pd.concat(parts, ignore_index=True)
-    texts = _texts(model, sv, examples, named)
-    return _result(rows, named, texts, seed)
+
+    def measured(slots: Sequence[str]) -> pd.DataFrame:
+        parts = []
+        for first, batch in zip(range(0, len(examples), batch_size), batches(model, examples, batch_size), strict=True):
+            part = _measure(model, sv, batch, groups[first : first + batch_size], slots)
+            parts.append(part.assign(prompt=part["prompt"] + first))
+        return pd.concat(parts, ignore_index=True)
+
+    whole = measured([])  # before the passes per slot, which would be in vain
+    check_effect(model, float(whole["kl"].sum() / whole["n_tokens"].sum()))
+    return _result(measured(named), named, _texts(model, sv, examples, named), noise(model), seed)
 
 
 # --- slots --------------------------------------------------------------------------------------------------------------
@@ -262,11 +256,13 @@ def _compare(
     return pd.DataFrame({"slot": slot, "mode": mode, "prompt": range(n), "n_edited": edited.sum(-1).tolist()} | columns)
 
 
-def _result(rows: pd.DataFrame, slots: Sequence[str], texts: dict[str, str | None], seed: int) -> PositionEffects:
+def _result(
+    rows: pd.DataFrame, slots: Sequence[str], texts: dict[str, str | None], rounding: float, seed: int
+) -> PositionEffects:
     whole = rows[rows["mode"] == "whole"]
     counts = whole["n_tokens"].to_numpy(float)
     kl, logprob = (estimate(whole[name].to_numpy(float), counts, seed) for name in ("kl", "logprob"))
-    has_share = {"kl": kl.value > ROUNDING, "logprob": not logprob.low <= 0 <= logprob.high and abs(logprob.value) > ROUNDING}
+    has_share = {"kl": True, "logprob": not logprob.low <= 0 <= logprob.high and abs(logprob.value) > rounding}
     table = []
     for slot in slots:
         for mode in MODES:

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ..vector import SteeringVector
-from .directions import check_statistics, check_together, named_vectors
+from .directions import by_name, check_statistics, check_together, named_vectors
 from .intervals import LEVEL, RESAMPLES
 from .residuals import ResidualStatistics
 
@@ -76,7 +76,8 @@ def sizes(
 ) -> Sizes:
     """Factors and norms of vectors over concepts and methods (Bao et al. 2026, Finding 2).
 
-    Only the norm of `factor * direction` is what a model sees; how it is divided between the two is a matter of training.
+    The form "add" adds `factor * direction`, whose norm is all that counts; how it is divided between the two is a matter of
+    training. The form "clamp" also takes away what the residual stream has along the direction, which no number here shows.
 
     Args:
         vectors: by (group, name), such as (method, concept); or by name, or in a row, as one group.
@@ -84,15 +85,16 @@ def sizes(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: no vectors, a ReFT form, vectors of different models, widths or weight processing, or of different layers
-            (norms grow with depth: look at each layer on its own); statistics of another layer, model or width.
+        ValueError: no vectors, two whose names read the same, a ReFT form or the form "null", vectors of
+            different models, widths or weight processing, or of different layers (norms grow with depth: look at each layer
+            on its own); statistics of another layer, model or width.
         TypeError: something that is not a SteeringVector.
     """
     if isinstance(vectors, Mapping) and vectors and all(isinstance(key, tuple) for key in vectors):
         if any(len(key) != 2 for key in vectors):
             raise ValueError("the keys are tuples, but not of two entries: use (group, name)")
         keys = [(str(group), str(name)) for group, name in vectors]
-        named = named_vectors({" / ".join(key): sv for key, sv in zip(keys, vectors.values(), strict=True)}, zero=True)
+        named = named_vectors(by_name(vectors, lambda key: " / ".join(map(str, key))), zero=True)
     else:
         named = named_vectors(vectors, zero=True)
         keys = [("all", name) for name in named]

@@ -15,16 +15,13 @@ from ..data import Prompt
 from ..interventions import REFT
 from ..likelihood import Batch, EncodedExample
 from ..model import Bridge, identity
-from ..recording import batches, divergence, encode, record
+from ..recording import batches, check_effect, divergence, encode, noise, record
 from ..steering import check_fits
 from ..vector import SteeringVector
 from .comparison import Dictionary, Fit
 from .intervals import Estimate, estimate
-from .sae import SAE, check_coordinates
+from .sae import SAE, check_coordinates, check_sae
 from .tokens import check_finite
-
-NOISE = 1e-5
-"""Nats per token: a KL below this is near the rounding of float32, and shares of it mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,9 @@ class EffectRecovery:
         Columns: k (asked for), n_features (used: fewer where no further feature helps), norm_explained (1 - |v - sum|^2 /
         |v|^2), kl_recovered (1 - KL(steered || replaced) / KL(steered || plain); 1 = the same distributions, 0 = no better than
         no vector, negative = worse), loss_recovered (share of the change of the responses' loss; NaN if none were given or the
-        vector does not lower it), random_norm_explained, random_kl_recovered, random_loss_recovered (as many random features,
-        refitted; means over the draws), each *_recovered with _low and _high (95 % bootstrap over prompts; NaN for one).
+        vector does not clearly lower it: its interval holds 0, or it is rounding), random_norm_explained, random_kl_recovered,
+        random_loss_recovered (as many random features, refitted; means over the draws), each *_recovered with _low and _high
+        (95 % bootstrap over prompts; NaN for one).
         """
         return self.steps.copy()
 
@@ -68,9 +66,13 @@ class EffectRecovery:
         least = f"Half is reached with {int(half['k'].iloc[0])}." if len(half) else "Half is not reached."
         if not math.isnan(last["loss_recovered"]):
             least = f"Of the loss change, {_share(last, 'loss_recovered')}. {least}"
+        elif self.loss_change is not None:
+            least = f"The loss falls by {self.loss_change}, not clearly above 0, so that has no share. {least}"
+        n = int(last["n_features"])
+        explain, reproduce = ("feature explains", "reproduces") if n == 1 else ("features explain", "reproduce")
         return (
-            f"{int(last['n_features'])} features explain {last['norm_explained']:.0%} of the vector's squared norm and "
-            f"reproduce {_share(last, 'kl_recovered')} of its effect (KL {self.kl} nats per token, {self.n_tokens} tokens of "
+            f"{n} {explain} {last['norm_explained']:.0%} of the vector's squared norm and "
+            f"{reproduce} {_share(last, 'kl_recovered')} of its effect (KL {self.kl} nats per token, {self.n_tokens} tokens of "
             f"{self.n_prompts} prompt(s)); as many random features reproduce {_share(last, 'random_kl_recovered')}. {least}"
         )
 
@@ -99,7 +101,7 @@ def effect_recovery(
 
     The features are those of the nonnegative decomposition (`compare_to_sae`). The sum is shorter than the vector, as a
     projection is. Beside it stand sums of k random features fitted to the vector in the same way: what any k directions
-    would do.
+    would do. Of a vector that takes its direction away (form "null", or a clamp with factor 0) the direction is decomposed.
 
     Args:
         responses: one text per prompt, whose loss is measured too; None = the greedy responses of the steered model.
@@ -111,9 +113,13 @@ def effect_recovery(
 
     Raises:
         SAEError: the autoencoder is of other coordinates than the vector, or does not say of which.
-        ValueError: a vector of a ReFT form or of norm 0, one that does not fit or has no effect (KL below 1e-5 nats per
-            token), settings out of range, or no response token.
+        TypeError: not one SteeringVector, or not an SAE.
+        ValueError: a vector of a ReFT form, one that does not fit or whose effect is rounding in the model's dtype (see
+            `recording.NOISE`), settings out of range, or no response token.
     """
+    if not isinstance(sv, SteeringVector):
+        raise TypeError(f"effect_recovery is about one SteeringVector, got {type(sv).__name__}: give them one by one")
+    check_sae(sae)
     check_fits(model, sv)
     _check(model, sv, sae, ks, n_random, allow)
     examples = encode(model, prompts, responses, sv=sv, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
@@ -122,19 +128,15 @@ def effect_recovery(
         raise ValueError("no response has a token to measure on: give responses=..., or other prompts")
     effects = _measure(model, sv, [], examples, batch_size)
     total = estimate(effects.plain_kl, effects.n_tokens, seed)
-    if total.value < NOISE:
-        raise ValueError(
-            f"the vector moves the predictions by {total.value:.2g} nats per token, which is rounding: there is no effect to "
-            "share out; use a larger factor, or other responses"
-        )
-    plan = _plan(sv.vector, Dictionary(sae), sorted(set(ks)), n_random, seed)
+    check_effect(model, total.value)
+    change = estimate(effects.plain_loss - effects.steered_loss, effects.n_tokens, seed) if responses is not None else None
+    lowered = change is not None and change.value > noise(model) and not change.low <= 0 <= change.high
+    plan = _plan(_factor(sv) * sv.direction, Dictionary(sae), sorted(set(ks)), n_random, seed)
     effects = _measure(model, sv, [fit for fits in plan.values() for fit in fits], examples, batch_size)
-    given = responses is not None
     rows, start = [], 0
     for k, fits in plan.items():
         own, start = slice(start, start + 1), start + len(fits)
-        rows.append(_row(k, fits, effects, own, slice(own.stop, start), given, seed))
-    change = estimate(effects.plain_loss - effects.steered_loss, effects.n_tokens, seed) if given else None
+        rows.append(_row(k, fits, effects, own, slice(own.stop, start), lowered, seed))
     tokens = int(effects.n_tokens.sum())
     return EffectRecovery(pd.DataFrame(rows), total, change, len(examples), tokens, n_random, sv.concept)
 
@@ -142,8 +144,6 @@ def effect_recovery(
 def _check(model: Bridge, sv: SteeringVector, sae: SAE, ks: Sequence[int], n_random: int, allow: str | Sequence[str]) -> None:
     if sv.form in REFT:
         raise ValueError(f"the form {sv.form!r} writes another vector at every token: there is no one vector to decompose")
-    if sv.norm == 0:
-        raise ValueError("the vector has norm 0: there is nothing to decompose")
     if not ks or min(ks) < 1 or max(ks) > sae.d_sae or n_random < 1:
         raise ValueError(f"ks {list(ks)} must be 1 to {sae.d_sae}, n_random ({n_random}) at least 1")
     known = identity(model)
@@ -164,11 +164,16 @@ def _plan(
     return plan
 
 
+def _factor(sv: SteeringVector) -> float:
+    """What the direction is decomposed times: 1 where the edit takes it away, whatever the factor."""
+    return 1.0 if sv.form == "null" or sv.factor == 0 else sv.factor
+
+
 def _replaced(sv: SteeringVector, fit: Fit) -> SteeringVector | None:
     """The vector with another direction; None where nothing is left of it."""
     if not bool(fit.reconstruction.any()):
         return None
-    return sv.replace(direction=fit.reconstruction / sv.factor)
+    return sv.replace(direction=fit.reconstruction / _factor(sv))
 
 
 # --- the effect ---------------------------------------------------------------------------------------------------------
@@ -230,7 +235,7 @@ def _by_prompt(values: Float[Tensor, " token"], rows: Int[Tensor, " token"], n: 
     return sums.index_add(0, rows, values.double()).cpu().numpy()
 
 
-def _row(k: int, fits: Sequence[Fit], effects: _Effects, own: slice, random: slice, given: bool, seed: int) -> dict[str, Any]:
+def _row(k: int, fits: Sequence[Fit], effects: _Effects, own: slice, random: slice, known: bool, seed: int) -> dict[str, Any]:
     """One row of the result."""
     columns: dict[str, Any] = {"k": k, "n_features": fits[0].n_features, "norm_explained": fits[0].explained}
     columns["random_norm_explained"] = float(np.mean([fit.explained for fit in fits[1:]]))
@@ -238,7 +243,6 @@ def _row(k: int, fits: Sequence[Fit], effects: _Effects, own: slice, random: sli
     for prefix, which in (("", own), ("random_", random)):
         saved = effects.plain_kl - effects.kl[which].mean(0)
         columns |= estimate(saved, effects.plain_kl, seed).columns(f"{prefix}kl_recovered")
-        known = given and lowered.sum() > NOISE * effects.n_tokens.sum()
         gained = effects.plain_loss - effects.loss[which].mean(0)
         share = estimate(gained, lowered, seed) if known else Estimate(math.nan, math.nan, math.nan)
         columns |= share.columns(f"{prefix}loss_recovered")

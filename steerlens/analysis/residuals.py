@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Prompt, SteeringData
+from ..generation import as_prompts
 from ..model import Bridge, check_layer, hook_name, identity
 from ..recording import batches, encode, record, token_index
 
@@ -89,7 +90,7 @@ def residual_statistics(
         if responses is not None:
             raise ValueError("the data have responses of their own: give prompts, or leave responses out")
         texts, responses = [one.prompt for one in texts], [one.response for one in texts]
-    prompts = [texts] if isinstance(texts, str) else texts
+    prompts = as_prompts(texts)
     if responses is None:
         responses = [""] * len(prompts)
     examples = encode(model, prompts, responses, chat=chat)

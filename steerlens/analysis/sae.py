@@ -4,7 +4,7 @@ import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class SAE:
 
     Raises:
         SAEError: shapes that do not go together, numbers that are not finite, an unknown activation or one without what it
-            needs, or a layer and a hook name that contradict each other.
+            needs, a k or a layer that is not a whole number in range, or a layer and a hook name that contradict each other.
     """
 
     W_enc: Float[Tensor, "d_model d_sae"]
@@ -78,6 +78,8 @@ class SAE:
                 store(self, name, tensor.detach().float())
         _check_tensors(self)
         _check_activation(self)
+        if self.layer is not None and (not _whole(self.layer) or self.layer < 0):
+            raise SAEError(f"layer is {self.layer!r}; it must be a block's index, counted from 0")
         read = None if self.hook_name is None else layer_of(self.hook_name)
         if self.layer is not None and self.hook_name is not None and read != self.layer:
             where = "not after a block" if read is None else f"after block {read}"
@@ -149,8 +151,14 @@ def _check_activation(sae: SAE) -> None:
         if (value is not None) != (sae.activation == owner):
             wrong = f"needs {name}" if value is None else f"has no {name}"
             raise SAEError(f"the activation {sae.activation!r} {wrong}")
+    if sae.k is not None and not _whole(sae.k):
+        raise SAEError(f"k is {sae.k!r}; it must be a whole number")
     if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise SAEError(f"k is {sae.k}; there are {sae.d_sae} features")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 # --- coordinates --------------------------------------------------------------------------------------------------------
@@ -162,6 +170,12 @@ REASONS = {
     "weight_processing": "processed weights have other coordinates",
     "normalisation": "its features read something else than the residual stream",
 }
+
+
+def check_sae(sae: Any) -> None:
+    """Raise TypeError for anything that is not an SAE."""
+    if not isinstance(sae, SAE):
+        raise TypeError(f"expected an SAE, got {type(sae).__name__}: load it with load_sae")
 
 
 def check_coordinates(

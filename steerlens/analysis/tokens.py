@@ -73,7 +73,8 @@ class TokenEffects:
         return self.layers.copy()
 
     def predictions_frame(self) -> pd.DataFrame:
-        """One row per changed prediction: row, position, kind ("promoted" or "suppressed"), rank, token, p_plain, p_steered."""
+        """One row per changed prediction: row, position, kind ("promoted" or "suppressed"), rank (from 1), token, p_plain and
+        p_steered."""
         return self.predictions.copy()
 
     def plot(self, row: int = 0, of: str = "residual") -> Any:
@@ -85,6 +86,7 @@ class TokenEffects:
     def summary(self) -> str:
         """The effects in two sentences."""
         predicting = self._predicting()
+        n_prompts = predicting["row"].nunique()
         n_edited, where = int(self.tokens["edited"].sum()), ", ".join(map(str, self.edited_layers))
         said = f"{n_edited} of {len(self.tokens)} tokens are edited, at layer {where}."
         if predicting.empty:
@@ -96,7 +98,7 @@ class TokenEffects:
         spread = after.loc[(after["group"] == "response") & ~after["edited"], "relative_change"].mean()
         moved = f" After the last block, unedited response tokens are moved by {spread:.2g} of their norm."
         return (
-            f"KL(steered || plain) is {self.kl} nats per response token over {len(predicting)} tokens of {self.n_prompts} "
+            f"KL(steered || plain) is {self.kl} nats per response token over {len(predicting)} tokens of {n_prompts} "
             f"prompt(s), at most {most['kl']:.3g} where {most['next_token']!r} is predicted (row {most['row']}, position "
             f"{most['position']}). {said}{'' if math.isnan(spread) else moved}"
         )
@@ -237,7 +239,7 @@ def _changed(model: Bridge, p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "p
         columns = {
             "position": position.tolist(),
             "kind": kind,
-            "rank": rank.tolist(),
+            "rank": (rank + 1).tolist(),
             "token": token_strings(model, ids.tolist()),
         }
         columns |= {"p_plain": q[position, ids].tolist(), "p_steered": p[position, ids].tolist()}

@@ -93,8 +93,8 @@ def readout(
         seed: of the random directions.
 
     Raises:
-        ValueError: a vector that does not fit the model, has norm 0 or a ReFT form, k outside 1 to half the vocabulary,
-            n_random below 100, statistics of another layer or model, or a model whose logits are not
+        ValueError: a vector that does not fit the model, has norm 0, a ReFT form or the form "null", k outside 1 to half
+            the vocabulary, n_random below 100, statistics of another layer or model, or a model whose logits are not
             unembedding(final norm(residual stream)).
         TypeError: something that is not a SteeringVector.
     """

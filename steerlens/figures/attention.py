@@ -28,7 +28,7 @@ def plot_attention(effects: AttentionEffects, layer: int | None = None, title: s
     frame = effects.by_layer() if layer is None else effects.to_frame().query("layer == @layer")
     by, kind = ("layer", "layer") if layer is None else ("head", f"layer {layer} head")
     panels = list(frame.groupby(by))
-    columns = min(len(panels), 3 if layer is None else 4)
+    columns = min(len(panels), 2 if layer is None else 4)
     rows = -(-len(panels) // columns)
     figure = make_subplots(
         rows=rows,

@@ -63,7 +63,7 @@ steerlensHeads(place);
 """The script of one view that stands for itself; the place may enter the notebook after the script has started."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class View:
     """A piece of a page.
 
@@ -74,6 +74,9 @@ class View:
     html: str
     heads: bool = False
     """Whether CircuitsVis' script is needed."""
+
+    def __repr__(self) -> str:
+        return f"<View of {len(self.html)} characters: show it in Jupyter, or write it with steerlens.pages.write_page>"
 
     def _repr_html_(self) -> str:
         if not self.heads:

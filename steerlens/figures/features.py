@@ -48,8 +48,8 @@ def plot_sae_comparison(
     n = own["feature"].nunique()
     chance = (
         f"Grey: |cosine| that the best of all {n} features stays below in 95 % of {comparison.n_random} random directions "
-        "of the residual stream's covariance; a bar that ends inside it may be the best by chance. p is that of the feature "
-        "alone, not corrected for having been chosen among many."
+        "of the residual stream's covariance; a bar that ends inside it may be the best by chance. p: how often the best "
+        "of all features reaches as far in a random direction."
         if comparison.n_random
         else "No statistics of the residual stream were given, so nothing here says which cosines are chance."
     )
@@ -64,7 +64,7 @@ def _cosine_bars(best: pd.DataFrame, side: str, color: str) -> go.Bar:
         "feature %{y}, rank %{customdata[2]}<br>cosine %{x:.3f}<br>p %{customdata[0]:.2g} for it alone<br>"
         "p %{customdata[1]:.2g} corrected for all features<extra></extra>"
     )
-    text = ["" if np.isnan(p) else f"p {p:.2g}" for p in best[f"{side}_p"]]
+    text = ["" if np.isnan(p) else f"p {p:.2g}" for p in best[f"{side}_p_corrected"]]
     bar = go.Bar(x=best[f"{side}_cosine"], y=best["feature"].astype(str), orientation="h", text=text, textposition="outside")
     return bar.update(marker_color=color, customdata=extra, hovertemplate=hover, cliponaxis=False)
 

@@ -114,10 +114,16 @@ def plot_sizes(result: Sizes, title: str = "How large the vectors are") -> go.Fi
         "relative_norm": ("The same over the residual stream's", "share of its root mean square norm"),
     }
     shown = {name: words for name, words in titles.items() if result.frame[name].notna().any()}
+    columns = 2 if len(shown) > 3 else len(shown)
     figure = make_subplots(
-        rows=1, cols=len(shown), subplot_titles=[head for head, _ in shown.values()], horizontal_spacing=0.09
+        rows=-(-len(shown) // columns),
+        cols=columns,
+        subplot_titles=[head for head, _ in shown.values()],
+        horizontal_spacing=0.12,
+        vertical_spacing=0.2,
     )
-    for column, (measure, (_, unit)) in enumerate(shown.items(), start=1):
+    for place, (measure, (_, unit)) in enumerate(shown.items()):
+        row, column = place // columns + 1, place % columns + 1
         for number, (group, mine) in enumerate(result.frame.groupby("group", sort=False)):
             box = go.Box(
                 x=[label(group)] * len(mine),
@@ -135,15 +141,15 @@ def plot_sizes(result: Sizes, title: str = "How large the vectors are") -> go.Fi
                 hoveron="points",
                 hovertemplate="%{customdata[0]}<br>%{y:.4g}<br>factor %{customdata[1]}<extra></extra>",
             )
-            figure.add_trace(box, 1, column)
-        figure.update_yaxes(title_text=unit, rangemode="tozero", row=1, col=column)
+            figure.add_trace(box, row, column)
+        figure.update_yaxes(title_text=unit, rangemode="tozero", row=row, col=column)
     figure.update_xaxes(title_text="group")
     counts = ", ".join(f"{label(group)} {len(mine)}" for group, mine in result.frame.groupby("group", sort=False))
     note = (
         f"A dot per vector ({counts}); boxes: median and quartiles. Only the norm of factor x direction acts on the model; how "
         "training divides it between factor and direction shows in the first two."
     )
-    return finish(figure, title, note, height=480)
+    return finish(figure, title, note, height=480 + 260 * (len(shown) > columns))
 
 
 def plot_readout(result: Readout, title: str = "What the directions say in the vocabulary") -> go.Figure:

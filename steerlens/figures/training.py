@@ -72,7 +72,8 @@ def plot_history(
         figure.update_yaxes(title_text=unit, row=row, col=column)
     if ended:
         figure.add_traces(list(_to_end(named)), rows=2, cols=2)
-    note = "Last panel: thick lines to the direction's start, thin ones to its end." if ended else ""
+    note = "The loss is that of each step's batch and jumps with it; a low loss is not yet a strong concept."
+    note += " Last panel: thick lines to the direction's start, thin ones to its end." * ended
     return finish(figure, title, note, height=680, legend=LEGEND_BELOW)
 
 

@@ -172,6 +172,18 @@ def test_by_layer_is_the_mean_over_heads(model: Any, make_vector: Callable[..., 
         effects.mass("nobody", "edited")
 
 
+def test_a_mass_and_its_interval_are_over_prompts(model: Any, make_vector: Callable[..., Any]) -> None:
+    """More prompts than layers, so that neither can pass for the other; a prompt without response has no such query."""
+    responses = [*RESPONSES[:4], ""]
+    effects = attention_effects(model, make_vector(factor=0.5), PROMPTS[:5], responses, layers=[1, 2, 3], seed=7)
+    query, key = effects.groups.index("response"), effects.groups.index("edited")
+    own = [float(np.mean(effects.change[prompt, 1:, :, query, key])) for prompt in range(4)]  # layer 1 is the edited one
+    assert effects.mass("response", "edited") == pytest.approx(tuple(estimate(np.array(own), seed=7)), abs=1e-12)
+    assert "nan" not in effects.summary()
+    alone = attention_effects(model, make_vector(factor=0.5), PROMPTS[0], RESPONSES[0])
+    assert "one prompt, no interval" in alone.summary() and "95 % interval" not in alone.summary()
+
+
 def test_default_layers_stop_at_the_last(bench: Bench, make_vector: Callable[..., Any]) -> None:
     assert attention_effects(bench.model, make_vector(layer=0), PROMPTS[0], RESPONSES[0]).layers == (1, 2, 3)
     assert attention_effects(bench.model, make_vector(layer=2), PROMPTS[0], RESPONSES[0]).layers == (3,)

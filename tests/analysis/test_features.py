@@ -1,5 +1,6 @@
 """Vectors against features: planted truths, chance levels, naive loops over plain hooks, and what is refused."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -211,9 +212,11 @@ def test_width_is_never_allowed(sae: Any) -> None:
 def test_vectors_without_one_direction_are_refused(model: Any, sae: Any, statistics: Any) -> None:
     read = randn(1, WIDTH)
     reft = steerlens.SteeringVector(read, 1.0, LAYER, form="direft", read=read, bias=torch.ones(1), **KNOWN)
-    for sv, message in ((reft, "form 'direft'"), (vector(torch.zeros(WIDTH)), "norm 0")):
+    nothing, away = vector(torch.zeros(WIDTH)), vector(randn(WIDTH), form="null")
+    for sv, message in ((reft, "form 'direft'"), (nothing, "norm 0"), (away, r"form 'null'.*sv\.replace\(form=\"add\"\)")):
         with pytest.raises(ValueError, match=message):
             compare_to_sae(sv, sae)
+    for sv, message in ((reft, "form 'direft'"), (nothing, "by 0 nats")):
         with pytest.raises(ValueError, match=message):
             effect_recovery(model, sv, sae, **FIXED)
     with pytest.raises(ValueError, match="the statistics are of layer 2, the vectors of 1"):
@@ -252,6 +255,15 @@ def test_statistics_against_a_naive_loop(bench: Bench, data: Any) -> None:
     whole = residual_statistics(bench.model, list(PROMPTS), 2, responses=list(RESPONSES), batch_size=5)
     assert torch.allclose(whole.covariance, found.covariance, atol=1e-4 * float(wanted.abs().max()))
     assert found.to_frame()["share"].sum() == pytest.approx(1) and f"Over {len(tokens)} tokens" in found.summary()
+
+
+def test_a_conversation_is_one_text(model: Any) -> None:
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Good day"},
+        {"role": "user", "content": "Why?" * 20},
+    ]
+    assert residual_statistics(model, turns, 1).n_tokens == residual_statistics(model, [turns], 1).n_tokens > WIDTH
 
 
 def test_statistics_that_would_mislead_are_refused(model: Any, data: Any) -> None:
@@ -330,6 +342,56 @@ def test_a_vector_that_does_nothing_moves_no_feature(model: Any, make_vector: Ca
     assert (result.to_frame()["mean_abs_change"] == 0).all() and "no feature changes" in result.summary()
 
 
+def test_the_autoencoder_must_read_after_a_block(model: Any, make_vector: Callable[..., Any], sae: Any) -> None:
+    """No remedy is told that would be refused next."""
+    elsewhere = replace(sae, layer=None, hook_name="blocks.1.hook_mlp_out")
+    for allow in ((), "hook"):
+        with pytest.raises(SAEError, match=r"reads at .*, not the residual stream after a block") as caught:
+            feature_effects(model, make_vector(), elsewhere, **FIXED, allow=allow)
+        assert "allow=" not in str(caught.value) and "layer=" not in str(caught.value)
+
+
+def test_rounding_of_a_coarse_dtype_is_no_change() -> None:
+    model = steerlens.load_model("terrarium", dtype=torch.bfloat16)
+    place = {"model_name": "terrarium", "layer": 7, "weight_processing": "raw", "normalisation": "none"}
+    weights = {"W_enc": randn(160, 40, seed=1), "W_dec": randn(40, 160, seed=2), "b_enc": torch.zeros(40)}
+    sv = steerlens.SteeringVector(randn(160, seed=3), 0.01, 2, "all")
+    result = feature_effects(model, sv, SAE(**weights, b_dec=torch.zeros(160), **place), "Name a town.", "Rome it is.")
+    assert result.features["mean_abs_change"].max() > 0 and "no feature changes by more than rounding" in result.summary()
+
+
+def test_a_residual_stream_that_overflows_is_named() -> None:
+    model = steerlens.load_model("terrarium", dtype=torch.float16)
+    sv = steerlens.SteeringVector(randn(160, seed=3), 1e6, 2)
+    with pytest.raises(ValueError, match="the residual stream after block 2 is not finite: the model overflows under a vector"):
+        feature_effects(model, sv, steerlens.analysis.load_sae("terrarium"), "Hi", "Ho")
+
+
+def test_tokens_without_a_text_have_their_name() -> None:
+    """A character of several bytes is several tokens, none of which is text by itself."""
+    model, sae = steerlens.load_model("terrarium"), steerlens.analysis.load_sae("terrarium")
+    sv = steerlens.SteeringVector(randn(160, seed=3), 1.0, 2)
+    tokens = feature_effects(model, sv, sae, "\u65e5", "\u65e5", top=1).tokens_frame()["token"].to_list()
+    assert len(tokens) > 4 and not any("\ufffd" in token for token in tokens) and all(tokens)
+
+
+def test_other_things_are_named(model: Any, sae: Any) -> None:
+    """As a user meets it, without the type checks of the tests."""
+    sv: Any = vector(randn(WIDTH))
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: inspect.unwrap(effect_recovery)(model, [sv], sae, **FIXED), "about one SteeringVector, got list"),
+        (
+            lambda: inspect.unwrap(effect_recovery)(model, sv, "terrarium", **FIXED),
+            "expected an SAE, got str: load it with load_sae",
+        ),
+        (lambda: inspect.unwrap(compare_to_sae)(sv, "terrarium"), "expected an SAE, got str: load it with load_sae"),
+        (lambda: inspect.unwrap(feature_effects)(model, sv, "terrarium", **FIXED), "expected an SAE, got str"),
+    ]
+    for call, message in calls:
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
 # --- recovery -----------------------------------------------------------------------------------------------------------
 
 
@@ -391,10 +453,13 @@ def test_recovery_with_the_models_own_responses(model: Any, sae: Any) -> None:
 
 
 def test_recovery_is_refused_where_there_is_nothing(model: Any, sae: Any) -> None:
-    with pytest.raises(ValueError, match="nats per token, which is rounding: there is no effect to share out"):
+    with pytest.raises(ValueError, match=r"nats per token, which is rounding in float32 .*: there is no effect to share out"):
         effect_recovery(model, vector(randn(WIDTH), 1e-6), sae, **FIXED)
     with pytest.raises(ValueError, match="no response has a token"):
         effect_recovery(model, vector(randn(WIDTH)), sae, ["Hi"], [""])
+    for size in (0, -3):
+        with pytest.raises(ValueError, match=f"batch_size is {size}; it must be at least 1"):
+            effect_recovery(model, vector(randn(WIDTH)), sae, PROMPTS, batch_size=size)
     wrong: list[dict[str, Any]] = [{"ks": ()}, {"ks": (0,)}, {"ks": (N + 1,)}, {"n_random": 0}]
     for settings in wrong:
         with pytest.raises(ValueError, match="must be 1 to 120"):
@@ -409,6 +474,35 @@ def test_the_model_is_left_as_it_came(model: Any, sae: Any) -> None:
     feature_effects(model, vector(randn(WIDTH)), sae, **FIXED)
     assert {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()} == before
     assert all(parameter.requires_grad for parameter in model.original_model.parameters())
+
+
+@pytest.mark.parametrize(("form", "factor"), [("clamp", 0.0), ("null", 1.0), ("null", -0.5)])
+def test_a_direction_that_is_taken_away_is_recovered_too(model: Any, sae: Any, form: str, factor: float) -> None:
+    sv = vector(sae.W_dec[3] + 0.8 * sae.W_dec[50], factor, form=form, positions="all")
+    frame: Any = effect_recovery(model, sv, sae, **FIXED, ks=(1, 2), n_random=2).to_frame().set_index("k")
+    assert frame.loc[2, "kl_recovered"] == pytest.approx(1, abs=1e-3) and frame.loc[2, "norm_explained"] == pytest.approx(1)
+    assert frame.loc[1, "kl_recovered"] < 0.99
+
+
+def test_a_loss_that_does_not_clearly_fall_has_no_share(model: Any, sae: Any) -> None:
+    kept = {"clear": 0, "unclear": 0}
+    for seed in range(12):
+        result = effect_recovery(model, vector(randn(WIDTH, seed=seed), 0.3), sae, **FIXED, ks=(1,), n_random=1)
+        assert result.loss_change is not None
+        value, low, high = result.loss_change
+        if value <= 0:
+            continue
+        unclear = low <= 0 <= high
+        kept["unclear" if unclear else "clear"] += 1
+        assert math.isnan(result.steps["loss_recovered"].item()) == unclear
+        assert math.isnan(result.steps["random_loss_recovered"].item()) == unclear
+        assert ("not clearly above 0, so that has no share" in result.summary()) == unclear
+        assert "1 feature explains" in result.summary() and " and reproduces " in result.summary()
+    assert kept["unclear"] > 0 and kept["clear"] > 0
+
+
+def test_one_feature_adds_up(sae: Any) -> None:
+    assert "; 1 feature adds up to" in compare_to_sae(vector(sae.W_dec[3]), sae, k=1).summary()
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Cosines, seeds and sizes: against formulas, with null laws and planted truths."""
 
+import inspect
 import math
 from itertools import combinations
 from typing import Any
@@ -118,6 +119,11 @@ def test_names() -> None:
     assert list(named) == ["sea", "vector", "sea #2", "vector #2"]
     assert list(named_vectors(vector(row))) == ["vector"]
     assert list(named_vectors({3: vector(row)})) == ["3"]
+    assert list(named_vectors([vector(row, concept=name) for name in ("a #2", "a", "a")])) == ["a #2", "a", "a #3"]
+    with pytest.raises(TypeError, match="'vector' is a str, not a SteeringVector"):
+        inspect.unwrap(named_vectors)("x")
+    with pytest.raises(TypeError, match="expected several SteeringVectors, in a list or by name, got int"):
+        inspect.unwrap(named_vectors)(3)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_names() -> None:
             [vector(normal(8), provenance={"weight_processing": name}) for name in ("raw", "compatibility_mode")],
             "different weight processing",
         ),
-        ({1: vector(normal(8)), "1": vector(normal(8))}, "two names read the same"),
+        ({1: vector(normal(8)), "1": vector(normal(8))}, "two names read the same: 1 and '1'"),
     ],
 )
 def test_refusals(vectors: Any, words: str) -> None:
@@ -351,3 +357,22 @@ def test_the_methods_draw() -> None:
     rows = [vector(normal(WIDTH, seed=seed)) for seed in range(3)]
     for result in (cosine_map(rows, n_random=100), stability(rows, n_random=100), sizes(rows)):
         assert result.plot().layout.title.text and len(result.to_frame()) == 3
+
+
+def test_forms_that_add_no_vector_are_refused() -> None:
+    away = [vector(normal(WIDTH, seed=seed), form="null") for seed in (0, 1)]
+    for analysis in (cosine_map, stability, sizes):
+        with pytest.raises(ValueError, match=r"'\w+' has the form 'null', which takes its direction away.*sv\.replace\(form="):
+            analysis(away)
+    assert list(named_vectors(away, reft=True)) == ["vector", "vector #2"]
+
+
+def test_sizes_refuses_groups_and_names_that_read_the_same() -> None:
+    sv = vector(normal(8))
+    with pytest.raises(ValueError, match=r"two names read the same: \('m', 'a / b'\) and \('m / a', 'b'\)"):
+        sizes({("m", "a / b"): sv, ("m / a", "b"): sv})
+
+
+def test_one_vector_has_no_seeds() -> None:
+    with pytest.raises(TypeError, match="expected several SteeringVectors, in a list or by name, got SteeringVector"):
+        inspect.unwrap(stability)(vector(normal(8)))

@@ -1,5 +1,6 @@
 """Training read from its record: derived columns by hand, cosines to the end from the directions, endings that are planted."""
 
+import inspect
 import math
 from typing import Any
 
@@ -159,6 +160,11 @@ def test_refusals(history: pd.DataFrame) -> None:
         dynamics({})
     with pytest.raises(ValueError, match="the recorder did not see the training of 'vector'"):
         dynamics(vector(history), DirectionRecorder())
+    with pytest.raises(ValueError, match="two names read the same: 1 and '1'"):
+        dynamics({1: vector(history), "1": vector(history)})
+    with pytest.raises(TypeError):
+        inspect.unwrap(dynamics)(["x"])
+    assert "vector, 40 steps" in dynamics(vector(history, form="null")).summary(), "training has a history whatever the form"
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------------
@@ -178,7 +184,7 @@ def test_history_figure_with_both_cosines(history: pd.DataFrame) -> None:
     assert figure.layout.annotations[3].text == "Cosine of the direction to its start and end"
     assert figure.layout.yaxis.title.text == "loss (lang: nats per token)"
     plain: Any = dynamics(vector(history)).plot()
-    assert len(plain.data) == 4 and not plain.layout.title.subtitle.text
+    assert len(plain.data) == 4 and "thin ones" not in plain.layout.title.subtitle.text
     assert plain.layout.yaxis.title.text == "loss", "the objective is not known"
 
 

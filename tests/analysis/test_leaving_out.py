@@ -13,10 +13,14 @@ from naive import at_places, look_inside, naive_kl
 from oracle import edited_places
 from tiny import Bench
 
+import steerlens
+from steerlens import SteeringVector
+from steerlens.analysis import effect_recovery, load_sae
 from steerlens.analysis.intervals import estimate
 from steerlens.analysis.leaving_out import position_effects
 from steerlens.analysis.regions import GROUPS
 from steerlens.calibration import mean_kl
+from steerlens.recording import noise
 
 P, R = list(PROMPTS), list(RESPONSES)
 
@@ -149,9 +153,36 @@ def test_what_is_measured_on(gemma: Bench, make_vector: Callable[..., Any]) -> N
     assert greedy.logprob.value > 0, "the steered greedy tokens are likelier under steering"
 
 
-def test_an_effect_that_is_rounding_has_no_shares(gemma: Bench, make_vector: Callable[..., Any]) -> None:
-    effects = position_effects(gemma.model, make_vector(factor=1e-5), P, R)
-    assert effects.frame["kl_share"].isna().all() and "which is rounding" in effects.summary()
+def test_an_effect_that_is_rounding_is_refused(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"is rounding in float32 \(below 1e-06\): .*use a larger factor$"):
+        position_effects(gemma.model, make_vector(factor=1e-5), P, R)
+
+
+def test_rounding_depends_on_the_dtype() -> None:
+    """What the rounding of bfloat16 alone moves is an effect in float32, and measured rightly there."""
+    sae = load_sae("terrarium")
+    direction = torch.randn(sae.d_model, generator=torch.Generator().manual_seed(0))
+    sv = SteeringVector(direction, 0.008, 2, "all")
+    for dtype, floor, refused in ((torch.float32, 1e-6, False), (torch.float16, 5e-5, True), (torch.bfloat16, 2e-3, True)):
+        model = steerlens.load_model("terrarium", dtype=dtype)
+        assert noise(model) == floor
+        calls: list[Callable[[], Any]] = [
+            lambda model=model: position_effects(model, sv, ["Name a town."], ["Rome it is."], slots=["s1"]),
+            lambda model=model: effect_recovery(model, sv, sae, ["Name a town."], ["Rome it is."], ks=(1,), n_random=1),
+        ]
+        for call in calls:
+            if refused:
+                words = f"is rounding in {str(dtype)[6:]} .*a larger factor, or load the model with dtype=torch.float32"
+                with pytest.raises(ValueError, match=words):
+                    call()
+            else:
+                assert 1e-6 < call().kl.value < 5e-5
+
+
+def test_taking_a_direction_away_is_an_effect(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    """A clamp with factor 0 is an ablation."""
+    effects = position_effects(gemma.model, make_vector(factor=0.0, form="clamp", positions="s1"), P, R)
+    assert effects.kl.value > 1e-4 and table(effects, "alone").loc["s1", "kl_share"] == 1
 
 
 def test_the_summary_names_the_slots(gemma: Bench, make_vector: Callable[..., Any]) -> None:
@@ -176,7 +207,8 @@ def test_the_summary_names_the_slots(gemma: Bench, make_vector: Callable[..., An
         ({}, {"slots": ["q1"]}, "slot 'q1' is unknown"),
         ({}, {"slots": ["p0"]}, "slot 'p0' is unknown"),
         ({}, {"slots": []}, "slots is empty"),
-        ({"factor": 0.0}, {}, "norm 0"),
+        ({"factor": 0.0}, {}, "moves the predictions by 0 nats per token"),
+        ({"factor": 0.0, "form": "null"}, {}, "moves the predictions by 0 nats per token"),
         ({}, {"responses": [""] * 5}, "no response has a token"),
         ({}, {"responses": ["one"]}, "1 responses for 5 prompts"),
         ({}, {"batch_size": 0}, "batch_size is 0"),

@@ -170,6 +170,8 @@ def test_without_a_response_it_is_the_steered_greedy_one(gemma: Bench, make_vect
         assert gemma.model.tokenizer.decode(ids, skip_special_tokens=True) == text
     empty = token_effects(gemma.model, sv, "Hi", "")
     assert math.isnan(empty.kl.value) and "no prediction to compare" in empty.summary()
+    one = token_effects(gemma.model, make_vector(), list(PROMPTS[:3]), ["a b", "", ""]).summary()
+    assert "one prompt, no interval" in one and "over 3 tokens of 1 prompt(s)" in one
 
 
 def test_a_planted_promotion_is_found(benches: Callable[..., Bench]) -> None:
@@ -183,7 +185,7 @@ def test_a_planted_promotion_is_found(benches: Callable[..., Bench]) -> None:
     frame = effects.to_frame()
     last = int((frame["group"] != "response").sum()) - 1
     assert set(changed["position"]) == {last}, "after the last block nothing can spread"
-    first = changed[(changed["kind"] == "promoted") & (changed["rank"] == 0)].iloc[0]
+    first = changed[(changed["kind"] == "promoted") & (changed["rank"] == 1)].iloc[0]
     text = bench.model.tokenizer.decode([token])
     assert first["token"] == text and first["p_steered"] > 0.9 and frame["promoted"][last].startswith(repr(text))
     down = changed[changed["kind"] == "suppressed"]

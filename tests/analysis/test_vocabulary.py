@@ -156,6 +156,7 @@ def test_readout_leaves_the_model_as_it_came(normed: Any) -> None:
         (vector(normal(WIDTH), layer=LAYERS), {}, f"layer {LAYERS} does not exist"),
         (vector(normal(WIDTH), factor=0.0), {}, "norm 0"),
         (lorefted(), {}, "form 'loreft'"),
+        (vector(normal(WIDTH), form="null"), {}, "form 'null', which takes its direction away"),
         (vector(normal(WIDTH)), {"k": 0}, "k is 0; it must be from 1 to 83"),
         (vector(normal(WIDTH)), {"k": 84}, "k is 84"),
         (vector(normal(WIDTH)), {"n_random": 1}, "n_random is 1"),
