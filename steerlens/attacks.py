@@ -186,7 +186,7 @@ def read_suppression(path: str | Path) -> dict[int, Attacked]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: missing columns, or a row that is not text; the message names it.
+        ValueError: missing columns, a row that is not text, or an id that is no whole number; the message names it.
     """
     source = Path(path)
     if not source.exists():
@@ -200,13 +200,25 @@ def read_suppression(path: str | Path) -> dict[int, Attacked]:
         for name in columns[:3]:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"{source.name}, row {number}: {name} is {row[name]!r:.40}, not a text")
+    ids = [_whole(value, f"{source.name}, row {number}") for number, value in enumerate(table["concept_id"])]
     found = {}
-    for number, part in table.groupby(table["concept_id"].astype(int)):
+    for number, part in table.groupby(pd.Series(ids, index=table.index, dtype=int)):
         if part["concept"].nunique() > 1:
             raise ValueError(f"{source.name}: concept {number} has several names: {sorted(set(part['concept']))}")
         texts = (tuple(part[name]) for name in columns[:2])
         found[int(number)] = Attacked(part["concept"].iloc[0], *texts)  # pyright: ignore[reportArgumentType]
     return found
+
+
+def _whole(value: Any, where: str) -> int:
+    """A concept's id; 3.0 is 3, as pandas writes a column that has had a gap."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if isinstance(value, bool) or not number.is_integer():
+        raise ValueError(f"{where}: concept_id is {value!r:.40}, not a whole number")
+    return int(number)
 
 
 # --- shared with the frontier -----------------------------------------------------------------------------------------
@@ -248,11 +260,13 @@ def _given(concepts: Sequence[str], prompts: Sequence[Prompt], attacked: Sequenc
             if not isinstance(prompt, str):
                 raise ValueError(f"prompt {number} is a conversation, which a function cannot rewrite: give attacked prompts")
         given: list[Prompt] = [attacked(concept, text_of(prompt)) for concept, prompt in zip(concepts, prompts, strict=True)]
+    elif isinstance(attacked, str):
+        raise ValueError(f"attacked is one text, {attacked!r:.60}: give a list with one per prompt, in order")
     else:
-        given = list(attacked)
+        given = as_prompts(attacked)
     if len(given) != len(prompts):
         raise ValueError(f"{len(given)} attacked prompts for {len(prompts)} prompts: give one per prompt, in order")
-    for number, (before, after) in enumerate(zip(prompts, as_prompts(given), strict=True)):
+    for number, (before, after) in enumerate(zip(prompts, given, strict=True)):
         if before == after:
             raise ValueError(f"prompt {number} is the same with the attack and without: {text_of(before)!r:.60}")
     return given

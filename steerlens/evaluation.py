@@ -54,10 +54,13 @@ class Evaluation:
         return table
 
     def interval(self, score: str = "overall", level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of the mean: over concepts, whole, if there are several, else over rows."""
+        """Percentile bootstrap interval of the mean: over scored concepts, whole, if there are several, else over rows.
+
+        None without a score, and with a single scored row, which says nothing about its own spread.
+        """
         scored = self.frame.dropna(subset=[score])
         units = scored.groupby("concept")[score].mean() if scored["concept"].nunique() > 1 else scored[score]
-        if units.empty:
+        if len(units) < 2:
             return None
         draws = np.random.default_rng(seed).choice(units.to_numpy(), size=(RESAMPLES, len(units)))
         low, high = np.quantile(draws.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
@@ -65,17 +68,23 @@ class Evaluation:
 
     def summary(self) -> str:
         """The result in a sentence."""
-        n, concepts = len(self.frame), self.frame["concept"].nunique()
-        interval, overall = self.interval(), self.overall
-        if overall is None or interval is None:
+        n, overall = len(self.frame), self.overall
+        if overall is None:
             reasons = self.frame["error"].dropna()
             return f"none of {n} responses could be scored" + (f"; the first reason: {reasons.iloc[0]}" if len(reasons) else "")
         parts = ", ".join(f"{name} {self.mean(f'{name}_score'):.2f}" for name in RATINGS)
-        unit = f"{concepts} concepts" if concepts > 1 else f"{n} responses to one concept"
-        return (
-            f"overall {overall:.2f} of 2 (95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}); {parts}; "
-            f"{self.unscored} of {n} unscored"
-        )
+        return f"overall {overall:.2f} of 2 ({self._spread()}); {parts}; {self.unscored} of {n} unscored"
+
+    def _spread(self) -> str:
+        """The interval, over what it is, and how many concepts are not in it."""
+        scored, interval = self.frame.dropna(subset=["overall"]), self.interval()
+        concepts = scored["concept"].nunique()
+        missing = self.frame["concept"].nunique() - concepts
+        unit = f"{concepts} concepts" if concepts > 1 else f"{len(scored)} responses to one concept"
+        told = "one response, no interval"
+        if interval is not None:
+            told = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
+        return told + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
 
     @staticmethod
     def concat(parts: Sequence["Evaluation"]) -> "Evaluation":

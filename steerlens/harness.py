@@ -29,7 +29,7 @@ from .model import (
     model_name,
 )
 from .prompting import SteeringPrompt
-from .steering import SteerText, as_list, check_fits, edits_for_all
+from .steering import PerPrompt, SteerText, as_list, check_fits, edits_for_all
 from .vector import SteeringVector
 
 Task = str | Path | Mapping[str, Any]
@@ -101,7 +101,8 @@ def harness_scores(
         tasks: names ("tinyMMLU", "tinyGSM8k", which fetch their data), YAML paths, or configurations as dicts.
         limit: documents per task, from the first.
         num_fewshot: examples in the context; None = as the task says, and a task that says 0 keeps 0.
-        chat: put contexts into the chat template, few-shot examples as turns; a tokenizer without one uses bare text.
+        chat: put contexts into the chat template, few-shot examples as turns; a tokenizer without one uses bare text. Where
+            the template has no place for a task's description, it begins the first message of the user.
         max_gen_toks: length limit of generations where the task sets none. Texts are cut at a task's stop strings afterwards.
         batch_size: rows per forward pass.
         include_path: folder of further task YAMLs.
@@ -113,11 +114,17 @@ def harness_scores(
 
     Raises:
         ImportError: lm-eval is not installed.
-        ValueError: a vector that does not fit, an unknown task, a row longer than the context (nothing is cut off: that would
-            move the edited positions), generation settings other than stop strings, greedy or temperature, or a perplexity of
-            whole texts (loglikelihood_rolling) under a vector that edits some tokens of a prompt, as a text has no prompt.
+        TypeError: `PerPrompt`, as the prompts are the tasks'.
+        ValueError: a vector that does not fit, an unknown task, a group as a dict, a row longer than the context (nothing is
+            cut off: that would move the edited positions), generation settings other than stop strings, greedy or
+            temperature, or a perplexity of whole texts (loglikelihood_rolling) under a vector that edits some tokens of a
+            prompt, as a text has no prompt.
     """
     check_model(model)
+    if batch_size < 1 or max_gen_toks < 1:
+        raise ValueError(f"batch_size is {batch_size} and max_gen_toks {max_gen_toks}; both must be at least 1")
+    if isinstance(sv, PerPrompt):
+        as_list(sv)  # raises, and says why
     listed = [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv or ())
     vectors = as_list([one for one in listed if not isinstance(one, SteeringPrompt)])
     for vector in vectors:
@@ -147,6 +154,12 @@ def _load(tasks: Task | Sequence[Task], include_path: str | Path | None, num_few
     listed = [tasks] if isinstance(tasks, (str, Path, Mapping)) else list(tasks)
     if not listed:
         raise ValueError("there are no tasks")
+    for task in listed:
+        if isinstance(task, Mapping) and ("group" in task or not isinstance(task.get("task"), str)):
+            raise ValueError(
+                f'{task.get("group", dict(task))!r}: a dict must configure one task, with its name as "task"; give the '
+                "tasks of a group as a list, or name a group that the harness knows"
+            )
     specs = [dict(task) if isinstance(task, Mapping) else str(task) for task in listed]
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     try:
@@ -218,9 +231,17 @@ class Runner(NamedTuple):
             (asked,), _ = with_steering_prompts([changed[last]["content"]], self.prompts)
             changed[last]["content"] = str(asked)
         extra = {} if add_generation_prompt else {"continue_final_message": True}
-        return self.model.tokenizer.apply_chat_template(
-            changed, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
-        )
+        extra |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        described = changed[0]["content"] if changed and changed[0]["role"] == "system" else ""
+        try:
+            text = self.model.tokenizer.apply_chat_template(changed, **extra)
+        except Exception:  # each template refuses the role in its own words
+            if not described:
+                raise
+            text = ""
+        if described.strip() in text:
+            return text
+        return self.model.tokenizer.apply_chat_template(_without_system(changed), **extra)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a context: with a BOS where a prompt of `generate` has one, and never two."""
@@ -291,6 +312,14 @@ class Runner(NamedTuple):
         return [decode_response(self.model, response) for response in ids]
 
 
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The system's message put before the first one of the user, for templates that have no place for it or leave it out."""
+    system, *others = map(dict, messages)
+    if not others or others[0]["role"] != "user":
+        raise ValueError("the chat template has no place for the task's description: use chat=False, or a task without one")
+    return [{**others[0], "content": f"{system['content'].rstrip()}\n\n{others[0]['content']}"}, *others[1:]]
+
+
 class Wanted(NamedTuple):
     """Settings of one generation."""
 
@@ -319,10 +348,47 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
+def _rolling(runner: Runner, text: str) -> float:
+    """Log-likelihood of a whole text, in windows as long as the context.
+
+    Raises:
+        ValueError: what steers edits some tokens of a prompt.
+    """
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    if runner.prompts or any(vector.positions != "all" for vector in runner.vectors):
+        raise ValueError(
+            "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
+        )
+    tokens = encode_response(runner.model, text)
+    limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
+    windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
+    rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]
+    return sum(one.logprob for _, one in runner.score(rows))
+
+
+def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted], seed: int, progress: bool) -> list[str]:
+    """A text for each context, those of like settings together, long prompts first."""
+    from tqdm import tqdm
+
+    rows, seeds = [runner.encode(context) for context in contexts], row_seeds(seed, len(contexts))
+    groups: dict[tuple[int, float], list[int]] = {}
+    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place])):
+        groups.setdefault(asked[place][:2], []).append(place)
+    texts = [""] * len(rows)
+    for (new, temperature), places in groups.items():
+        starts = range(0, len(places), runner.batch_size)
+        for start in tqdm(starts, desc="generate_until", disable=not progress):
+            part = places[start : start + runner.batch_size]
+            made = runner.generate([rows[p] for p in part], [seeds[p] for p in part], new, temperature)
+            for place, text in zip(part, made, strict=True):
+                texts[place] = cut(text, asked[place].stops)
+    return texts
+
+
 def _adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> Any:
     """The harness's `LM` around a runner; its class can be written only where lm-eval is there."""
     from lm_eval.api.model import LM
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 
     class SteeredModel(LM):
@@ -341,33 +407,10 @@ def _adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> An
             return [(scored[place].logprob, scored[place].greedy) for place in range(len(rows))]
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-            if runner.prompts or any(vector.positions != "all" for vector in runner.vectors):
-                raise ValueError(
-                    "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
-                )
-            sums = []
-            for (text,) in (request.args for request in requests):
-                tokens = encode_response(runner.model, text)
-                limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
-                windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
-                rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]
-                sums.append(sum(one.logprob for _, one in runner.score(rows)))
-            return sums
+            return [_rolling(runner, request.args[0]) for request in requests]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             asked = [wanted(request.args[1], max_gen_toks) for request in requests]
-            rows, seeds = [runner.encode(request.args[0]) for request in requests], row_seeds(seed, len(requests))
-            groups: dict[tuple[int, float], list[int]] = {}
-            for place in sorted(range(len(rows)), key=lambda place: -len(rows[place])):
-                groups.setdefault(asked[place][:2], []).append(place)
-            texts = [""] * len(rows)
-            for (new, temperature), places in groups.items():
-                starts = range(0, len(places), runner.batch_size)
-                for start in tqdm(starts, desc="generate_until", disable=not progress):
-                    part = places[start : start + runner.batch_size]
-                    made = runner.generate([rows[p] for p in part], [seeds[p] for p in part], new, temperature)
-                    for place, text in zip(part, made, strict=True):
-                        texts[place] = cut(text, asked[place].stops)
-            return texts
+            return _generated(runner, [request.args[0] for request in requests], asked, seed, progress)
 
     return SteeredModel()

@@ -1,6 +1,6 @@
 """What steering costs: utility against score for several vectors and strengths, and side effects that need no judge."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from .analysis.intervals import Estimate, estimate
 from .attacks import Rewrite, Steered, check_scales, scaled, suppression
 from .data import Prompt
-from .evaluation import RESAMPLES, Checkable, Evaluation, evaluate
+from .evaluation import Checkable, Evaluation, evaluate
 from .generation import as_prompts, generate
 from .judging import Judge
 from .likelihood import EncodedExample, response_logprobs
@@ -20,7 +21,8 @@ from .recording import batches, divergence, encode, record
 from .steering import PerPrompt, Steer, as_list
 
 UNSTEERED = "unsteered"
-Measured = Evaluation | Sequence[int | float] | int | float
+Numbers = int | float | np.generic | np.ndarray | torch.Tensor
+Measured = Evaluation | Sequence[Numbers] | Numbers
 Measure = Callable[[Bridge, Steered], Measured]
 """(model, what steers) -> judged rows, one number per item (whose mean counts), or one number without an interval."""
 
@@ -167,7 +169,7 @@ def _each(model: Bridge, one: Steered, useful: Measure) -> Measured:
     if not isinstance(one, PerPrompt):
         return useful(model, one)
     values = [useful(model, vector) for vector in dict.fromkeys(one)]
-    listed = [[value.overall] if isinstance(value, Evaluation) else np.atleast_1d(value).tolist() for value in values]
+    listed = [[value.overall] if isinstance(value, Evaluation) else np.atleast_1d(_read(value)).tolist() for value in values]
     means = np.asarray(listed, dtype=float).mean(axis=0).tolist()
     return means if len(means) > 1 else float(means[0])
 
@@ -178,14 +180,25 @@ def _numbers(name: str, value: Measured) -> dict[str, Any]:
         low, high = value.interval() or (np.nan, np.nan)
         mean = np.nan if value.overall is None else value.overall
         counts = {f"{name}_n": len(value.frame), "unscored": value.unscored}
-    elif isinstance(value, (int, float)):
-        mean, low, high, counts = float(value), np.nan, np.nan, {f"{name}_n": 1}
     else:
-        items = np.asarray(value, dtype=float)
-        mean, low, high = ratio_interval(items, np.ones_like(items))
-        counts = {f"{name}_n": len(items)}
+        items = _read(value)
+        mean, low, high = estimate(items) if items.ndim else (float(items), np.nan, np.nan)
+        counts = {f"{name}_n": items.size}
     counts = {"unscored": 0} | counts if name == "score" else counts
     return {name: mean, f"{name}_low": low, f"{name}_high": high} | counts
+
+
+def _read(value: Sequence[Numbers] | Numbers) -> np.ndarray:
+    """One number (without an axis) or one per item, from plain numbers, numpy or torch.
+
+    Raises:
+        ValueError: no number, or a table of them.
+    """
+    listed = value.detach().cpu() if isinstance(value, torch.Tensor) else value
+    items = np.asarray(listed, dtype=float)
+    if items.ndim > 1 or not items.size:
+        raise ValueError(f"a measure must return one number, or one per item; got {items.size} of shape {items.shape}")
+    return items
 
 
 def _efficient(points: Float[np.ndarray, "point two"]) -> list[bool]:
@@ -200,6 +213,8 @@ def _efficient(points: Float[np.ndarray, "point two"]) -> list[bool]:
 
 def _told(row: Mapping[Any, Any] | pd.Series, name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if pd.isna(row[name]):
+        return f"{name} {'unscored' if name == 'score' else 'unknown'}"
     return f"{name} {row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
 
 
@@ -226,11 +241,12 @@ class SideEffects:
         if steered["kl"].isna().all():
             return "No KL could be measured."
         row = steered.sort_values("kl", ascending=False, kind="stable").iloc[0]
+        kl, perplexity = (Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in ("kl", "perplexity"))
+        said = "its responses are empty" if np.isnan(perplexity.value) else f"its responses have perplexity {perplexity}"
         return (
-            f"Farthest from the unsteered model: {row['vector']} x {row['scale']:g}, KL {row['kl']:.3g} nats per token (95 % "
-            f"interval {row['kl_low']:.3g} to {row['kl_high']:.3g} over {row['n']} prompts); its responses have "
-            f"perplexity {row['perplexity']:.3g} ({row['perplexity_low']:.3g} to {row['perplexity_high']:.3g}) under the "
-            f"unsteered model, whose own have {plain['perplexity']:.3g}."
+            f"Farthest from the unsteered model: {row['vector']} x {row['scale']:g}, KL {kl} in nats per token, over "
+            f"{row['n']} prompt{'s' if row['n'] != 1 else ''}; {said} under the unsteered model, whose own have "
+            f"{plain['perplexity']:.3g}."
         )
 
     def plot(self) -> Any:
@@ -280,34 +296,18 @@ def side_effects(
         kl, tokens = _kl_sums(model, one, plain, batch_size)
         spoken = plain if one is None else encode(model, batch, None, sv=one, **settings)
         surprise, said = _surprise_sums(model, spoken, batch_size)
-        row = {"vector": name, "scale": scale} | _named("kl", ratio_interval(kl, tokens)) | {"kl_tokens": int(tokens.sum())}
-        row |= _named("perplexity", np.exp(ratio_interval(surprise, said))) | {"perplexity_tokens": int(said.sum())}
+        moved, strange = per_token(kl, tokens), per_token(surprise, said)
+        row = {"vector": name, "scale": scale} | moved.columns("kl") | {"kl_tokens": int(tokens.sum())}
+        perplexity = Estimate(*map(float, np.exp(strange)))
+        row |= perplexity.columns("perplexity") | {"perplexity_tokens": int(said.sum())}
         rows.append(row | {"empty": int((said == 0).sum()), "n": len(batch)})
     return SideEffects(pd.DataFrame(rows))
 
 
-def ratio_interval(
-    totals: Float[np.ndarray, " item"], counts: Float[np.ndarray, " item"], seed: int = 0
-) -> tuple[float, float, float]:
-    """Sum of totals over sum of counts, with a 95 % percentile bootstrap interval over whole items.
-
-    NaN without a count; one item gives no interval.
-    """
-    if counts.sum() == 0:
-        return np.nan, np.nan, np.nan
+def per_token(totals: Float[np.ndarray, " prompt"], counts: Float[np.ndarray, " prompt"]) -> Estimate:
+    """Sum of totals over sum of counts, over the prompts that have a count; see `analysis.intervals.estimate`."""
     kept = counts > 0
-    totals, counts = totals[kept], counts[kept]
-    if len(totals) == 1:
-        return float(totals[0] / counts[0]), np.nan, np.nan
-    drawn = np.random.default_rng(seed).integers(len(totals), size=(RESAMPLES, len(totals)))
-    ratios = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(totals.sum() / counts.sum()), float(low), float(high)
-
-
-def _named(name: str, values: Iterable[float]) -> dict[str, float]:
-    mean, low, high = map(float, values)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return estimate(totals[kept], counts[kept])
 
 
 def _kl_sums(

@@ -101,6 +101,18 @@ def test_attacks_are_read_from_files(tmp_path: Path) -> None:
         found = read_suppression(tmp_path / name)
         assert list(found) == [4, 7]
         assert found[4] == ("x", ("p0", "p1"), ("p0!", "p1!"))
+    for ids in (["4.0", "4", "7.0"], [4.0, 4.0, 7.0]):
+        rows.assign(concept_id=ids).to_csv(tmp_path / "float.csv", index=False)
+        assert list(read_suppression(tmp_path / "float.csv")) == [4, 7]
+    rows.assign(concept_id=[4.0, 4.0, 7.0]).to_parquet(tmp_path / "float.parquet")
+    assert list(read_suppression(tmp_path / "float.parquet")) == [4, 7]
+    for wrong, told in (("x", "'x'"), ("", "''"), ("4.5", "'4.5'"), ("inf", "'inf'")):
+        rows.assign(concept_id=["4", wrong, "7"]).to_csv(tmp_path / "id.csv", index=False)
+        with pytest.raises(ValueError, match=rf"id\.csv, row 1: concept_id is {told}, not a whole number"):
+            read_suppression(tmp_path / "id.csv")
+    rows.assign(concept_id=[4, np.nan, 7]).to_parquet(tmp_path / "gap.parquet")
+    with pytest.raises(ValueError, match=r"gap\.parquet, row 1: concept_id is nan, not a whole number"):
+        read_suppression(tmp_path / "gap.parquet")
     rows.assign(steered_prompt=["a", " ", "b"]).to_csv(tmp_path / "b.csv", index=False)
     with pytest.raises(ValueError, match=r"b\.csv, row 1: steered_prompt is ' ', not a text"):
         read_suppression(tmp_path / "b.csv")
@@ -129,6 +141,7 @@ def test_a_language_model_writes_the_attack(model: Any) -> None:
     ("changes", "message"),
     [
         ({"attacked": ["x"]}, "1 attacked prompts for 3 prompts"),
+        ({"attacked": "bcd"}, "attacked is one text, 'bcd': give a list"),
         ({"attacked": ["x", "two", "y"]}, "prompt 1 is the same with the attack and without: 'two'"),
         ({"scales": ()}, "must be at least one"),
         ({"scales": (1, 1.0)}, "each once"),

@@ -1,20 +1,25 @@
 """The AxBench protocol: drawing, running, resuming, tables; with a scripted judge and small models."""
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_axbench_training import AXBENCH
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, SteeringData, SteeringPrompt, TrainConfig
-from steerlens.protocol.benchmark import AxBenchResult, axbench, generation_seeds
+from steerlens.judging import JudgeError, Question, Verdict
+from steerlens.protocol.benchmark import AxBenchResult, axbench, check_judge, generation_seeds
+from steerlens.protocol.concepts import find_concepts
 from steerlens.protocol.instructions import draw_instructions, read_instructions
 
 INSTRUCTIONS = [f"Instruction {number}?" for number in range(30)]
@@ -22,8 +27,16 @@ FAST: dict[str, Any] = {"n_instructions": 3, "max_new_tokens": 4, "progress": Fa
 QUICK = TrainConfig(epochs=1, factor_init=1.0, factor_lr=0.1, direction_lr=0.1)
 
 
+class Same(ScriptedJudge):
+    """Passes for the same judge whatever its script, so that a run goes on with another one."""
+
+    @property
+    def identity(self) -> str:
+        return "same"
+
+
 def length_judge() -> ScriptedJudge:
-    return ScriptedJudge(lambda concept, prompt, response: Scores(len(response) % 3, 2, 1))
+    return Same(lambda concept, prompt, response: Scores(len(response) % 3, 2, 1))
 
 
 @pytest.fixture
@@ -104,11 +117,12 @@ def test_a_concept_does_not_depend_on_the_others(model: Any, datasets: Any) -> N
 
 
 def test_names_and_prompts_of_ones_own(model: Any, data: Any, make_vector: Callable[..., Any]) -> None:
-    prompts = {"sea": ["a", "b"], "war": ["c"]}
+    prompts: dict[str, Any] = {"sea": ["a", "b"], "war": "hello"}
     named = {"sea": data.examples, "war": data.examples}
     vectors = {"sea": make_vector(seed=1), "war": None}
     result = axbench(model, named, judge=length_judge(), prompts=prompts, vectors=vectors, **FAST)
     assert result.frame["concept"].tolist() == ["sea", "sea", "war"] and result.frame["concept_id"].tolist() == [0, 0, 1]
+    assert result.frame["prompt"].tolist() == ["a", "b", "hello"], "one text is one prompt"
     assert result.settings["method"] == "given vectors"
     asked = axbench(model, named, judge=length_judge(), prompts=prompts, method="prompt", concepts=["war"], **FAST)
     (steering,) = asked.vectors.values()
@@ -140,6 +154,7 @@ def test_tables_by_hand() -> None:
     draws = np.random.default_rng(0).choice(units, size=(2000, 3)).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     assert sorted(result.evaluation.interval() or ()) == pytest.approx(sorted([low, high]), abs=0.06)
+    assert "1 of 6 rows are unscored: rejudge=True with the run's own out judges them again" in result.summary()
     assert "overall 0.83 of 2" in result.summary() and "Lowest: same [1] (0.00)" in result.summary()
     figure = result.plot()
     assert {trace.name for trace in figure.data} == {"code", "text"}
@@ -170,7 +185,7 @@ def test_a_killed_run_goes_on(model: Any, datasets: Any, make_vector: Callable[.
 
     child = os.fork()
     if child == 0:
-        axbench(model, datasets, judge=ScriptedJudge(dying), out=tmp_path / "killed", **settings)
+        axbench(model, datasets, judge=Same(dying), out=tmp_path / "killed", **settings)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     calls.clear()
@@ -211,7 +226,7 @@ def test_another_run_is_refused(model: Any, datasets: Any, make_vector: Callable
 
 def test_unscored_rows_can_be_judged_again(model: Any, datasets: Any, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"method": "unsteered", "instructions": INSTRUCTIONS, "out": tmp_path, **FAST}
-    failing = ScriptedJudge([Scores(2, 2, 2), RuntimeError("no reply"), *[Scores(1, 1, 1)] * 7])
+    failing = Same([Scores(2, 2, 2), RuntimeError("no reply"), *[Scores(1, 1, 1)] * 7])
     first = axbench(model, datasets, judge=failing, **settings)
     assert first.evaluation.unscored == 1 and first.frame["error"][1] == "RuntimeError: no reply"
     judge = length_judge()
@@ -220,6 +235,103 @@ def test_unscored_rows_can_be_judged_again(model: Any, datasets: Any, tmp_path: 
     assert second.frame["response"].tolist() == first.frame["response"].tolist()
     third = axbench(model, datasets, judge=length_judge(), **settings)
     assert third.frame["overall"].tolist() == second.frame["overall"].tolist()
+
+
+class Writing:
+    """A judge that writes; `up` says whether it can be reached, `identity` what it asks with."""
+
+    def __init__(self, up: bool = True, identity: str = "a") -> None:
+        self.up, self.identity = up, identity
+
+    def __repr__(self) -> str:
+        return f"Writing(key='secret', up={self.up})"
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores:
+        raise NotImplementedError
+
+    def score_many(self, items: Any) -> list[Verdict]:
+        if not self.up:
+            raise JudgeError("the key is wrong")
+        assert all(isinstance(item, Question) for item in items)
+        return [Verdict(Scores(1, 1, 1), None, {"concept": item.response}) for item in items]
+
+
+def test_a_judge_that_was_down_leaves_rows_to_be_judged_and_its_replies_are_kept(
+    model: Any, datasets: Any, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"method": "unsteered", "instructions": INSTRUCTIONS, "out": tmp_path, **FAST}
+    axbench(model, datasets, judge=Writing(up=False), **settings)
+    assert "secret" not in (tmp_path / "manifest.json").read_text()
+    again = axbench(model, datasets, judge=Writing(), **settings)
+    assert again.evaluation.unscored == 9
+    assert "9 of 9 rows are unscored: rejudge=True" in again.summary() and "the key is wrong" in again.summary()
+    judged = axbench(model, datasets, judge=Writing(), rejudge=True, **settings)
+    assert judged.evaluation.unscored == 0 and "rejudge" not in judged.summary()
+    kept = axbench(model, datasets, judge=Writing(), **settings).frame
+    at_once = axbench(model, datasets, judge=Writing(), **dict(settings, out=tmp_path / "at_once")).frame
+    pd.testing.assert_frame_equal(kept, at_once)
+    assert kept["replies"].tolist() == [json.dumps({"concept": text}, ensure_ascii=False) for text in kept["response"]]
+    with pytest.raises(ValueError, match=r"other settings .*judge is"):
+        axbench(model, datasets, judge=Writing(identity="b"), **settings)
+
+
+def test_other_weights_are_refused(model: Any, datasets: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"judge": length_judge(), "method": "unsteered", "instructions": INSTRUCTIONS, **FAST}
+    axbench(model, datasets, out=tmp_path, **settings)
+    weight = next(iter(model.original_model.parameters()))
+    with torch.no_grad():
+        before = weight.clone()
+        weight.mul_(1.5)
+    try:
+        with pytest.raises(ValueError, match=r"other settings .*model weights is"):
+            axbench(model, datasets, out=tmp_path, **settings)
+    finally:
+        weight.data.copy_(before)
+
+
+def test_files_that_are_not_intact_are_named_with_the_remedy(
+    model: Any, datasets: Any, make_vector: Callable[..., Any], tmp_path: Path
+) -> None:
+    made: list[str] = []
+    settings: dict[str, Any] = {"judge": length_judge(), "method": counted(made, make_vector), "instructions": INSTRUCTIONS}
+    settings |= {"out": tmp_path, "concepts": [4, 7], **FAST}
+    whole = axbench(model, datasets, **settings)
+
+    def refused(error: type[Exception], message: str, **changes: Any) -> None:
+        made.clear()
+        with pytest.raises(error, match=message):
+            axbench(model, datasets, **(settings | changes))
+        assert not made
+
+    rows, vector, manifest = tmp_path / "concepts/7.parquet", tmp_path / "vectors/7.safetensors", tmp_path / "manifest.json"
+    remedy = r"delete .*concepts/7\.parquet, and concept 7 is made again"
+    for path, name in ((rows, "7.parquet"), (vector, "7.safetensors")):
+        content = path.read_bytes()
+        for broken in (b"", content[: len(content) // 2]):
+            path.write_bytes(broken)
+            refused(ValueError, rf"{name} is not intact .*{remedy}", concepts=None)
+        path.write_bytes(content)
+    vector.unlink()
+    refused(ValueError, rf"7\.safetensors is not there any more: {remedy}")
+    rows.unlink()
+    pd.testing.assert_frame_equal(axbench(model, datasets, **settings).frame, whole.frame)
+    content = manifest.read_bytes()
+    for broken in ("", "[]", content[:40].decode()):
+        manifest.write_text(broken)
+        refused(ValueError, r"manifest\.json (is not intact|holds a list).*give another folder, or delete this one")
+    manifest.unlink()
+    refused(ValueError, r"holds concepts but no manifest\.json")
+    (tmp_path / "file").write_text("")
+    refused(OSError, r"file/manifest\.json cannot be written .*give out=", out=tmp_path / "file")
+
+
+def test_a_steering_prompt_that_is_not_intact(model: Any, datasets: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"judge": length_judge(), "method": "prompt", "instructions": INSTRUCTIONS, "out": tmp_path}
+    axbench(model, datasets, **settings, **FAST)
+    for broken in ("", "[]", '{"words": 3}', "3"):
+        (tmp_path / "vectors/9.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"9\.json is not intact .*concept 9 is made again"):
+            axbench(model, datasets, **settings, **FAST)
 
 
 @pytest.mark.parametrize(
@@ -233,19 +345,57 @@ def test_unscored_rows_can_be_judged_again(model: Any, datasets: Any, tmp_path: 
         ({"concepts": [5]}, r"no concept \[5\]"),
         ({"prompts": {4: ["x"]}}, "give one of the two"),
         ({"prompts": {4: ["x"]}, "instructions": None}, "no prompts for concept 7"),
-        ({"vectors": {4: None}}, "no vectors for concept 7"),
-        ({"vectors": "/nowhere"}, "no vector for concept 4"),
+        ({"prompts": {4: "x", 7: [], 9: "x"}, "instructions": None}, "concept 7: .*there are no prompts"),
+        (
+            {"prompts": {4: "x", 7: ["x " * 900], 9: "x"}, "instructions": None},
+            "concept 7: prompt 0 has .* exceeds the context",
+        ),
+        ({"vectors": {4: None}, "layer": None, "config": None}, "no vectors for concept 7"),
+        ({"vectors": "/nowhere", "layer": None, "config": None}, "no vector for concept 4"),
+        ({"vectors": "/nowhere"}, "nothing is made of layer and config: leave out"),
+        ({"vectors": "/nowhere", "method": "pca", "layer": None, "config": None}, "nothing is made of method"),
         ({"layer": 9}, "layer 9 does not exist"),
+        ({"temperature": -1}, "temperature -1 must be at least 0"),
+        ({"temperature": float("nan")}, "temperature nan must"),
+        ({"temperature": float("inf")}, "temperature inf must"),
+        ({"batch_size": 0}, "batch_size 0 at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"concepts": "concept 4"}, r"concepts is 'concept 4': give a list"),
     ],
 )
-def test_refused_before_any_work(model: Any, datasets: Any, changes: dict[str, Any], message: str) -> None:
-    settings: dict[str, Any] = {"layer": 1, "config": QUICK, "instructions": INSTRUCTIONS} | changes
+def test_refused_before_any_work(
+    model: Any, datasets: Any, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlens.protocol.methods.train", None)  # nothing is trained
+    settings: dict[str, Any] = {"layer": 1, "config": QUICK, "instructions": INSTRUCTIONS} | FAST | changes
     judge = length_judge()
     with pytest.raises(ValueError, match=message):
-        axbench(model, datasets, judge=judge, **settings, **FAST)
+        axbench(model, datasets, judge=judge, **settings)
     assert not judge.calls
+
+
+def test_a_steering_prompt_counts_in_the_length_of_a_prompt(model: Any, datasets: Any) -> None:
+    settings: dict[str, Any] = {"judge": length_judge(), "concepts": [4], **FAST}
+    long = SteeringPrompt("word " * 900)
+    with pytest.raises(ValueError, match=r"concept 4: prompt 0 has .* exceeds the context"):
+        axbench(model, datasets, vectors={4: long}, prompts={4: "x"}, **settings)
+
+
+def test_what_cannot_judge_or_steer_or_be_a_list_is_refused_by_words(
+    model: Any, datasets: Any, make_vector: Callable[..., Any]
+) -> None:
+    made: list[str] = []
+    settings: dict[str, Any] = {"method": counted(made, make_vector), "instructions": INSTRUCTIONS, **FAST}
+    with pytest.raises(TypeError, match=r"the judge is the class ScriptedJudge: give an object of it"):
+        axbench(model, datasets, judge=ScriptedJudge, **settings)  # pyright: ignore[reportArgumentType]
+    assert not made
+    for wrong, kind in ((None, "NoneType"), (3, "int"), (SimpleNamespace(score=2), "SimpleNamespace")):
+        with pytest.raises(TypeError, match=f"the judge is of type {kind} and has no method score"):
+            check_judge(wrong)
+    with pytest.raises(ValueError, match=r"concepts is 1: give a list of ids or names, such as \[1\]"):
+        find_concepts(datasets, 1, {4: ["x"]}, None, 1, None)
     with pytest.raises(TypeError, match="concept 4: the method gave int"):
-        axbench(model, datasets, judge=judge, method=lambda model, data: 3, instructions=INSTRUCTIONS, **FAST)  # pyright: ignore
+        axbench(model, datasets, judge=length_judge(), method=lambda model, data: 3, instructions=INSTRUCTIONS, **FAST)  # pyright: ignore
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 
 import steerlens
 from steerlens.evaluation import Evaluation, accuracy, evaluate, judge_rows
-from steerlens.judging import UNSCORED, BatchJudge, JudgeError, Question, Scores, ScriptedJudge, Verdict
+from steerlens.judging import UNSCORED, BatchJudge, JudgeError, Question, Scores, ScriptedJudge, Verdict, judge_identity
 
 
 def frame(rows: Sequence[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
@@ -60,6 +63,33 @@ def test_interval_is_over_concepts_when_there_are_several():
     assert Evaluation(frame(rows)).interval() == (1.0, 1.0)
     low, high = Evaluation(frame(rows[:2])).interval() or (None, None)
     assert (low, high) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a", 2, 2, 2), ("a", 2, 2, 2), ("a", None, 2, 2)], "95 % interval 2.00 to 2.00 over 2 responses to one concept)"),
+        (
+            [("a", 2, 2, 2), ("a", 2, 2, 2), ("b", None, 2, 2), ("c", None, 2, 2)],
+            "interval 2.00 to 2.00 over 2 responses to one concept; 2 concepts unscored)",
+        ),
+        (
+            [("a", 2, 2, 2), ("b", 2, 2, 2), ("b", 2, 2, 2), ("c", None, 2, 2)],
+            "interval 2.00 to 2.00 over 2 concepts; 1 concept unscored)",
+        ),
+        ([("a", 2, 2, 2)], "overall 2.00 of 2 (one response, no interval); "),
+        ([("a", 2, 2, 2), ("b", None, 2, 2)], "(one response, no interval; 1 concept unscored); "),
+    ],
+)
+def test_the_summary_counts_what_the_interval_is_over(rows: list[Any], words: str):
+    told = Evaluation(frame(rows)).summary()
+    assert words in told and told.endswith(f"{sum(row[1] is None for row in rows)} of {len(rows)} unscored")
+
+
+def test_one_scored_row_has_no_interval():
+    one = Evaluation(frame([("a", 2, None, 2), ("a", 1, 2, 2), ("b", None, 2, 2)]))
+    assert one.overall == 1.5 and one.interval() is None
+    assert one.interval("concept_score") == (1.0, 2.0)
 
 
 def test_interval_covers_about_as_often_as_it_says():
@@ -128,6 +158,58 @@ def test_accuracy_counts_right_answers(model):
 
     questions = [Asked("a", True), Asked("b", False), Asked("c", True), Asked("d", True)]
     assert accuracy(model, None, questions, max_new_tokens=2) == 0.75
+
+
+# --- which judge it was ----------------------------------------------------------------------------------------------
+
+
+def rating(value: float) -> ScriptedJudge:
+    return ScriptedJudge(lambda concept, prompt, response: Scores(value, 2, 2))
+
+
+def test_scripts_are_told_apart():
+    listed = [ScriptedJudge([Scores(2, 2, last)]) for last in (2, 1)] + [ScriptedJudge([RuntimeError("a")])]
+    held = [rating(1.0), rating(2.0), ScriptedJudge(lambda concept, prompt, response: Scores(1, 1, 1))]
+    coded = [ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, len(prompt) % 2))]
+    told = [judge.identity for judge in listed + held + coded]
+    assert len(set(told)) == 7 and all("ScriptedJudge" in one for one in told)
+    assert rating(1.0).identity == held[0].identity and ScriptedJudge([Scores(2, 2, 2)]).identity == told[0]
+    assert judge_identity(held[0]) == held[0].identity
+
+
+SCRIPT = """
+from steerlens import Scores, ScriptedJudge
+words = {"b", "a", "c"}
+judge = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, float(response in {"x", "y", "z"}) + len(words)))
+print(judge.identity)
+"""
+
+
+def test_a_script_has_one_identity_in_all_processes():
+    told = set()
+    for seed in ("1", "2"):
+        ran = subprocess.run([sys.executable, "-c", SCRIPT], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True)
+        told.add(ran.stdout)
+    assert len(told) == 1 and b"ScriptedJudge" in told.pop()
+
+
+def test_any_judge_has_an_identity():
+    class Plain:
+        def score(self, concept: str, prompt: str, response: str) -> Scores:
+            return UNSCORED
+
+    class Named(Plain):
+        identity = "mine, version 3"
+
+    class Wrong(Plain):
+        identity = 3
+
+    assert judge_identity(Named()) == "mine, version 3"
+    assert judge_identity(Plain()) == judge_identity(Plain()) != judge_identity(Wrong())
+    name, digest = judge_identity(Plain()).rsplit(" ", 1)
+    assert name.endswith("Plain") and len(digest) == 12
+    made = type("Made", (Plain,), {"__module__": "nowhere"})  # as in a notebook: no source to be had
+    assert judge_identity(made()) == "nowhere.Made"
 
 
 # --- judges that take many questions at once --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tiny import MARKS, Bench
 
 import steerlens
 from steerlens import SteeringData, SteeringPrompt
-from steerlens.harness import HarnessScores, cut, harness_scores, wanted
+from steerlens.harness import HarnessScores, Runner, cut, harness_scores, wanted
 from steerlens.model import stop_tokens
 
 pytest.importorskip("lm_eval", reason="the package lm-eval (extra evals) is not installed")
@@ -221,8 +221,29 @@ def test_refused(model: Any, make_vector: Callable[..., Any], files: Path) -> No
         harness_scores(model, None, generation(files, {"until": [], "do_sample": True, "top_p": 0.9}))
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         harness_scores(model, make_vector(layer=9), task(files, "multiple_choice"))
+    with pytest.raises(TypeError, match="PerPrompt says which row gets which vector"):
+        harness_scores(model, steerlens.PerPrompt([make_vector(), make_vector(seed=2)]), task(files, "multiple_choice"))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        harness_scores(model, None, task(files, "multiple_choice"), batch_size=0)
+    with pytest.raises(ValueError, match="'some': a dict must configure one task"):
+        harness_scores(model, None, {"group": "some", "task": [task(files, "multiple_choice")]})
     assert wanted({"until": "x", "temperature": 0.0, "top_p": 1.0}, 64) == (64, 0.0, ("x",))
     assert wanted({"do_sample": True, "temperature": 0.5}, 64).temperature == 0.5
+
+
+def test_a_description_without_a_place_in_the_template(gemma: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(gemma.model, [], [], True, 1)
+    messages = [{"role": "system", "content": "Answer.\n"}, {"role": "user", "content": "Why?"}]
+    assert "<start_of_turn>system\nAnswer." in runner.template(messages, True)
+    plain = gemma.model.tokenizer.chat_template
+    for refusing in ("{{ raise_exception('System role not supported') }}", ""):
+        start = "{% if messages[0]['role'] == 'system' %}" + refusing + "{% else %}"
+        monkeypatch.setattr(gemma.model.tokenizer, "chat_template", f"{start}{plain}{{% endif %}}")
+        assert runner.template(messages, True) == (
+            "<bos><start_of_turn>user\nAnswer.\n\nWhy?<end_of_turn>\n<start_of_turn>model\n"
+        )
+        with pytest.raises(ValueError, match="no place for the task's description: use chat=False"):
+            runner.template(messages[:1], True)
 
 
 def test_without_the_package(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

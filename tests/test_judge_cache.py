@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from service import SHORT
 
-from steerlens.judges.cache import JudgeCache, Reply, Request, Settings
+from steerlens.judges.cache import JudgeCache, Reply, Request, Settings, writable_cache
 from steerlens.judges.llm import ReplayJudge
 from steerlens.judges.rubrics import REMINDER, Rubric
 from steerlens.judging import RATINGS, BatchJudge, Question, Scores
@@ -165,6 +165,39 @@ def test_processes_lose_nothing(tmp_path: Path) -> None:
             assert found == Reply(text * 300 + " Rating: [[1]]")
 
 
+def test_the_rubric_is_not_in_the_key_nor_in_the_file(tmp_path: Path) -> None:
+    """The whole message is: files from before the settings told the rubric stay good."""
+    JudgeCache(tmp_path / "c").put(replace(SETTINGS, rubric="one"), REQUEST, REPLY)
+    cache = JudgeCache(tmp_path / "c")
+    assert cache.get(SETTINGS, REQUEST) == cache.get(replace(SETTINGS, rubric="two"), REQUEST) == REPLY
+    assert cache.settings == [SETTINGS] and "rubric" not in (tmp_path / "c").read_text()
+    key = "ab862290a988f52caefc91ab52a2f754a49d5389b93d4f74d7f72ff61520caf4"
+    assert json.loads((tmp_path / "c").read_text())["key"] == key
+
+
+def test_a_reply_that_can_be_read_takes_the_place_of_one_that_cannot(tmp_path: Path) -> None:
+    """Else a question whose reply an older version took for a rating would be asked in every run."""
+    cache = JudgeCache(tmp_path / "c")
+    cache.put(SETTINGS, REQUEST, Reply("Rating: [[1]]\nor so"))
+    cache.put(SETTINGS, REQUEST, REPLY)
+    for one in (cache, JudgeCache(tmp_path / "c")):
+        assert one.get(SETTINGS, REQUEST) == REPLY and len(one) == 1 and one.settings == [SETTINGS]
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "deep" / "c.jsonl"
+    with pytest.raises(ValueError, match=rf"cannot be kept at {path}: {tmp_path / 'file'} is not a folder"):
+        writable_cache(path)
+    with pytest.raises(ValueError, match="/dev/null is not a file"):
+        writable_cache("/dev/null")
+    assert len(writable_cache(tmp_path / "new" / "c.jsonl")) == 0 and not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    for path in (tmp_path / "file", tmp_path / "c.jsonl"):
+        with pytest.raises(ValueError, match=rf"cannot be kept at {path}: .* cannot be written"):
+            writable_cache(path)
+
+
 # --- replies without a service ----------------------------------------------------------------------------------------
 
 
@@ -172,7 +205,7 @@ def test_replay_gives_what_was_recorded_and_nothing_else(tmp_path: Path) -> None
     path = tmp_path / "c"
     record(path, SEA, 1)
     judge = ReplayJudge(path, rubric=SHORT)
-    assert isinstance(judge, BatchJudge) and judge.settings == SETTINGS
+    assert isinstance(judge, BatchJudge) and judge.settings == replace(SETTINGS, rubric=SHORT.digest)
     assert judge.score(*SEA) == Scores(1.0, 1.0, 1.0)
     known, unknown = judge.score_many([SEA, WAR])
     assert known.scores == Scores(1.0, 1.0, 1.0) and known.replies == dict.fromkeys(RATINGS, "Rating: [[1]]")
@@ -212,6 +245,19 @@ def test_replay_asks_which_of_several(tmp_path: Path) -> None:
         ReplayJudge(path, model="medium", rubric=SHORT)
     with pytest.raises(ValueError, match="there is no recorded judge at"):
         ReplayJudge(tmp_path / "nothing")
+
+
+def test_replays_are_told_apart(tmp_path: Path) -> None:
+    record(tmp_path / "a", SEA, 1)
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+    first = ReplayJudge(tmp_path / "a", rubric=SHORT).identity
+    assert ReplayJudge(tmp_path / "b", rubric=SHORT).identity == first
+    assert "ReplayJudge" in first and SHORT.digest in first and "small" in first
+    assert ReplayJudge(tmp_path / "a").identity != first
+    record(tmp_path / "b", WAR, 1)
+    assert ReplayJudge(tmp_path / "b", rubric=SHORT).identity != first
+    again = ReplayJudge(tmp_path / "a", rubric=SHORT)
+    assert ReplayJudge(tmp_path / "a", rubric=SHORT, settings=again.settings).settings == again.settings
 
 
 def test_replay_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,11 @@ from service import SHORT, Action, Service, fails, rates, says
 
 import steerlens
 from steerlens.evaluation import evaluate, judge_rows
+from steerlens.judges.cache import JudgeCache
 from steerlens.judges.llm import LLMJudge
+from steerlens.judges.rubrics import RUBRIC
 from steerlens.judges.sending import seconds_to_wait
-from steerlens.judging import BatchJudge, Judge, JudgeError, Question, Scores, Verdict
+from steerlens.judging import BatchJudge, Identified, Judge, JudgeError, Question, Scores, Verdict, judge_identity
 from steerlens.selection import select_factor
 
 RIGHT = {"concept": "1", "instruct": "2", "fluency": "0.5"}
@@ -397,6 +399,29 @@ def test_other_settings_are_other_replies(change: dict[str, Any], tmp_path: Path
         assert len(service.bodies) + len(other.bodies) == 6
 
 
+def test_a_cache_that_cannot_be_kept_is_refused_before_any_request(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with Service(right) as service, pytest.raises(ValueError, match=rf"cannot be kept at {tmp_path}/file/c.jsonl"):
+        judge_at(service, cache=tmp_path / "file" / "c.jsonl").score(*ONE)
+    assert service.bodies == []
+
+
+def test_a_full_disk_loses_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, written, put = tmp_path / "c.jsonl", [], JudgeCache.put
+
+    def full(*args: Any) -> None:
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(put(*args))
+
+    monkeypatch.setattr(JudgeCache, "put", full)
+    with Service(by_length) as service:
+        judge = judge_at(service, cache=path)
+        assert [verdict.scores for verdict in judge.score_many(questions(4))] == expected(4)
+    assert judge.usage.failures == {"not cached": 10} and judge.usage.prompt_tokens == 1200
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_failures_are_not_cached(tmp_path: Path) -> None:
     with Service(lambda message, number: fails(500) if number < 9 else right(message, number)) as service:
         judge = judge_at(service, retries=2, cache=tmp_path / "c")
@@ -502,6 +527,82 @@ def test_secrets_are_not_shown() -> None:
     judge = LLMJudge("small", base_url="https://me:hidden@host.example:8000/v1/?key=hidden", api_key="sk-secret")
     assert repr(judge) == "LLMJudge('small', base_url='https://host.example:8000/v1')"
     assert "hidden" not in str(judge.settings) and "secret" not in str(judge.settings)
+
+
+SECRETS = {
+    "api_key": "sk-in-extra-1",
+    "headers": {"Authorization": "Bearer abcdefgh-1", "x": ["plain"]},
+    "authToken": ["t-o-k-e-n-1"],
+    "password": 12345678,
+    "max_completion_tokens": 77,
+    "return_token_ids": True,
+}
+
+
+def test_secrets_in_extra_are_sent_but_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    with Service(right) as service:
+        judge = judge_at(service, cache=path, extra=SECRETS)
+        judge.score(*ONE)
+        assert {name: service.bodies[0][name] for name in SECRETS} == SECRETS
+        judge_at(service, cache=path, extra=SECRETS | {"api_key": "rotated-key"}).score(*ONE)
+        assert len(service.bodies) == 3
+        judge_at(service, cache=path, extra=SECRETS | {"max_completion_tokens": 78}).score(*ONE)
+        assert len(service.bodies) == 6
+    for text in (repr(judge), str(judge.settings), judge.identity, path.read_text()):
+        assert not any(hidden in text for hidden in ("in-extra", "abcdefgh", "t-o-k", "12345678", "rotated", "sk-secret"))
+    assert json.loads(judge.settings.extra) == SECRETS | {
+        "api_key": "***",
+        "headers": {"Authorization": "***", "x": ["plain"]},
+        "authToken": ["***"],
+        "password": "***",
+    }
+
+
+ECHOES = {
+    "an error": lambda key: fails(400, f"refused {key}!"),
+    "a body without a message": lambda key: Action(json.dumps({"choices": [], "error": {"message": f"no {key}!"}}).encode()),
+    "a reply": lambda key: says(f"You sent {key}!"),
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_key_that_the_service_repeats_is_masked(echo: str, own: bool) -> None:
+    import openai
+
+    service = Service(lambda message, number: ECHOES[echo]("sk-secret") if "sea" in message else right(message, number))
+    with service, openai.OpenAI(api_key="sk-secret", base_url=service.url) as client:
+        reached: dict[str, Any] = {"client": client} if own else {"base_url": service.url, "api_key": "sk-secret"}
+        verdict = LLMJudge("small", **reached, rubric=SHORT, retries=0).score_many([ONE])[0]
+    assert "sk-secret" not in str(verdict) and "***!" in (verdict.error or "")
+    assert verdict.scores == Scores(None, 2.0, 0.5)
+
+
+def test_extra_secrets_are_masked_in_reasons_too() -> None:
+    with Service(lambda message, number: fails(400, f"bad sk-in-extra-1, abcdefgh-1, none of {number}")) as service:
+        verdict = judge_at(service, extra=SECRETS).score_many([ONE])[0]
+    assert "in-extra" not in (verdict.error or "") and "abcdefgh" not in (verdict.error or "")
+
+
+def test_a_placeholder_is_not_masked_as_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with Service(lambda message, number: fails(400, "none of it")) as service:
+        verdict = judge_at(service, api_key=None).score_many([ONE])[0]
+    assert "none of it" in (verdict.error or "") and "***" not in (verdict.error or "")
+
+
+def test_judges_are_told_apart() -> None:
+    url = "http://127.0.0.1:9/v1"
+    judge = judge_at(url)
+    assert judge.settings.rubric == SHORT.digest and isinstance(judge, Identified)
+    assert judge_identity(judge) == judge.identity == judge_at(url, api_key="another-key", concurrency=1, retries=0).identity
+    told = ("LLMJudge", "small", url, "0.01", "512", SHORT.digest)
+    assert all(text in judge.identity for text in told) and "secret" not in judge.identity
+    changes = ({"rubric": RUBRIC}, {"temperature": 0}, {"max_tokens": 9}, {"extra": {"seed": 1}})
+    others = [judge_at(url, **change) for change in changes] + [judge_at("http://127.0.0.1:8/v1")]
+    assert len({judge.identity, *(other.identity for other in others)}) == 6
+    assert judge.settings != others[0].settings
 
 
 def test_it_travels_between_processes() -> None:

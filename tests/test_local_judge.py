@@ -156,6 +156,17 @@ def test_settings_that_cannot_be_used(changes: dict[str, Any], words: str) -> No
         LocalJudge("no such model is looked for", **changes)
 
 
+def test_judges_are_told_apart(model: Any, tmp_path: Path) -> None:
+    judge = LocalJudge(model, rubric=SHORT)
+    assert judge.settings.rubric == SHORT.digest and SHORT.digest in judge.identity
+    assert judge.settings.model in judge.identity and "LocalJudge" in judge.identity
+    assert LocalJudge(model, rubric=SHORT, batch_size=2).identity == judge.identity
+    for other in (LocalJudge(model), LocalJudge(model, rubric=SHORT, max_tokens=9)):
+        assert other.identity != judge.identity
+    with pytest.raises(ValueError, match="is not a folder"):
+        LocalJudge("no such model is looked for", cache=Path(__file__) / "c.jsonl")
+
+
 def test_what_is_not_a_model_is_named() -> None:
     thing: Any = object()
     with pytest.raises(TypeError, match="expected a TransformerBridge"):

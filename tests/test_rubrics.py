@@ -13,14 +13,16 @@ from steerlens.judging import RATINGS, Question
         ("Rating: [[1]]", 1.0),
         ("Rating: [[2]]", 2.0),
         ("It is there.\n\nRating: [[2]]\n", 2.0),
-        ("It is there. Rating: [[1]]", 1.0),
         ("Rating: [[1.5]]", 1.5),
         ("Rating: [[2.0]]", 2.0),
         ("Rating:[[0.25]]", 0.25),
         ("rating: [[ 1 ]].", 1.0),
         ("**Rating: [[2]]**", 2.0),
         ("**Rating:** [[2]]\r\n", 2.0),
-        ("Rating: [[1]]\nReason: it hints at it.", 1.0),
+        ("It is there.\n`Rating: [[1]]`", 1.0),
+        ("```\nRating: [[1]]\n```\n", 1.0),
+        ("It is there.\n<answer>\nRating: [[1]]\n</answer>", 1.0),
+        ("  Rating: [[1]].</answer> \n", 1.0),
         ("Rating: [[1]]\nTo repeat:\nRating: [[1.0]]", 1.0),
         ("<think>Rating: [[0]]? No.</think>\nRating: [[2]]", 2.0),
     ],
@@ -67,6 +69,20 @@ def test_ratings_in_the_form_asked_for(reply: str, rating: float) -> None:
         "Rating: [[2]] would be wrong, for it is absent.",
         "Rating: [[2]]/2",
         "<think>It is there.\nRating: [[2]]",
+        "It is there. Rating: [[1]]",
+        "Rating: [[1]]\nReason: it hints at it.",
+        "The response demands:\nRating: [[2]]\nThat is no argument; I rate it 0.",
+        "It quotes Rating: [[2]].\nMy rating: zero",
+        "> Rating: [[2]]\n\nNothing else is there.\n\nRating: 0",
+        "> Rating: [[2]]",
+        '"Rating: [[2]]"',
+        "* Rating: [[2]]",
+        "<quote>\nRating: [[2]]\n</quote>",
+        "Rating: [[2]]\n\nWait, actually the concept is absent. Score: 0",
+        "Rating: [[2]]\n```\nNo.\n```",
+        "Rating: [[2]]\rNo: 0",
+        "Do not write Rating: [[2]].",
+        "It says Rating: [[2]], but no.\nRating: [[0]]",
     ],
 )
 def test_anything_else_is_no_rating(reply: str) -> None:
@@ -131,3 +147,11 @@ def test_a_template_of_ones_own() -> None:
     text = own.fill("fluency", Question("sea", "p", "waves"))
     assert text.startswith('{"text": =====') and text.endswith('"about": sea} Rating: [[n]]')
     assert own.fill("concept", Question("sea", "p", "waves")) == RUBRIC.fill("concept", Question("sea", "p", "waves"))
+
+
+def test_the_digest_tells_questions_apart() -> None:
+    own = Rubric(fluency="{response} Rating: [[n]]")
+    assert RUBRIC.digest == Rubric().digest != own.digest
+    assert Rubric(fluency="{response} Rating: [[n]]").digest == own.digest and len(own.digest) == 12
+    texts = "{concept} {prompt} {response} Rating: [[n]]"
+    assert len({Rubric(**{name: texts}).digest for name in RATINGS}) == 3

@@ -18,6 +18,7 @@ from test_layers import imports_of
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, Sweep, TrainConfig
+from steerlens.data import DataError
 from steerlens.generation import row_seeds
 from steerlens.sweeps import cells, folders, grids, pools
 
@@ -29,6 +30,19 @@ ASKED = {"fish": ["What about fish?", "Hi"], "towns": ["Name a town.", "Why?"]}
 def score(concept: str, prompt: str, response: str) -> Scores:
     """Ratings that differ from text to text."""
     return Scores(*(sum(map(ord, concept + response[start::3])) % 5 / 2 for start in range(3)))
+
+
+class Line:
+    """A judge that cannot be reached for some concepts, and is the same judge whether it can or not."""
+
+    def __init__(self, *lost: str) -> None:
+        self.lost, self.calls = lost, 0
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores:
+        self.calls += 1
+        if concept in self.lost or prompt in self.lost:
+            raise ConnectionError("no answer")
+        return score(concept, prompt, response)
 
 
 @pytest.fixture
@@ -112,6 +126,12 @@ def test_a_cell_is_named_by_what_its_settings_mean() -> None:
         ({"layer": 1, "objective": ["lang", "long"]}, "settings .*'objective': 'long'.*: "),
         ({"layer": 1, "positions": ["q2"]}, "settings .*'positions': 'q2'.*: "),
         ({"layer": 1, "factor_init": [4, 4.0]}, "the grid holds the same settings twice"),
+        ([{"layer": 1}, {"layer": 1, "positions": "p2+s2"}], "same settings twice.*which differ in what is the default anyway"),
+        ([{"layer": 1}, {"layer": 1, "epochs": 1}], "the grid holds the same settings twice"),
+        ({"layer": 1, "factor": ["joined"]}, "factor 'joined' is unknown"),
+        ({"layer": 1, "rank": 2}, "a steering vector of form 'add' has rank 1"),
+        ({"layer": 1, "form": "loreft", "rank": 99}, "rank 99: the residual stream has 48 dimensions"),
+        ({"layer": 1, "form": "null", "objective": "reps"}, "is itself the Null intervention"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_said_before_any_work(
@@ -126,6 +146,8 @@ def test_what_is_wrong_with_a_grid_is_said_before_any_work(
     ("changes", "words"),
     [
         ({"grid": {"layer": [1, 9]}}, "layer 9 does not exist: .* has blocks 0 to 3"),
+        ({"temperature": -1}, "temperature -1 at least 0"),
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
         ({"seeds": ()}, "must be whole numbers, at least one"),
         ({"seeds": (1, 1)}, "a seed is given twice"),
         ({"prompts": {"fish": ["Hi"]}}, "there are no prompts for 'towns'"),
@@ -137,6 +159,20 @@ def test_other_arguments_are_refused_by_words(changes: Any, words: str, run: Cal
     with pytest.raises(ValueError, match=words):
         run(**changes)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_an_objective_without_its_neutral_responses_is_refused(run: Callable[..., Sweep], tmp_path: Path) -> None:
+    bare = {"fish": steerlens.SteeringData([{"prompt": "Hi", "response": "Fish"}])}
+    with pytest.raises(DataError, match=r"'fish', row 0: no neutral response, .* objective 'simpo'"):
+        run(datasets=bare, grid={"layer": 1, "objective": ["lang", "simpo"]}, model=lambda: pytest.fail("loaded"))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(run: Callable[..., Sweep], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in ("file", "file/sweep"):
+        with pytest.raises(OSError, match=r"cannot hold a sweep: .*file is not a directory"):
+            run(out, model=lambda: pytest.fail("loaded"))
 
 
 # --- cells stand alone ------------------------------------------------------------------------------------------------
@@ -214,18 +250,19 @@ def test_what_is_there_is_not_done_again_and_the_grid_may_grow(run: Callable[...
 def test_an_interrupt_comes_through_and_costs_one_cell(run: Callable[..., Sweep], tmp_path: Path) -> None:
     whole = run("whole")
 
-    def tired(concept: str, prompt: str, response: str) -> Scores:
-        if len(judge.calls) == 6:  # in the third cell
-            raise KeyboardInterrupt
-        return score(concept, prompt, response)
+    class Tired(Line):
+        def score(self, concept: str, prompt: str, response: str) -> Scores:
+            if self.calls == 5:  # in the third cell
+                raise KeyboardInterrupt
+            return super().score(concept, prompt, response)
 
-    judge = ScriptedJudge(tired)
     with pytest.raises(KeyboardInterrupt):
-        run(judge=judge)
+        run(judge=Tired())
     left = Sweep.open(tmp_path / "sweep")
     assert (len(left.frame), len(left.cells)) == (2, 8)
     assert left.summary().startswith("2 of 8 cells finished, 0 failed")
-    same(run().frame, whole.frame)
+    finished = run(on_mismatch="keep")
+    same(finished.frame, whole.frame, without=("seconds", "made_with"))
 
 
 def test_a_failed_cell_is_recorded_stops_nothing_and_is_retried(run: Callable[..., Sweep], monkeypatch: Any) -> None:
@@ -252,28 +289,29 @@ def test_a_failed_cell_is_recorded_stops_nothing_and_is_retried(run: Callable[..
     same(run().frame, whole.frame)
 
 
-def test_cells_with_unscored_responses_are_judged_again_when_asked(run: Callable[..., Sweep], monkeypatch: Any) -> None:
-    whole, grid = run("whole"), {"layer": 1, "factor_lr": [0.1, 1], "positions": "all"}
-
-    def offline(concept: str, prompt: str, response: str) -> Scores:
-        if concept == "towns":
-            raise ConnectionError("no answer")
-        return score(concept, prompt, response)
-
-    swept = run(judge=ScriptedJudge(offline), grid=grid)
-    assert swept.frame["unscored"].tolist() == [0, 0, 2, 2]
-    assert swept.frame["overall"].isna().tolist() == [False, False, True, True]
+def test_unscored_responses_alone_are_judged_again_without_training(run: Callable[..., Sweep], monkeypatch: Any) -> None:
+    grid = {"layer": 1, "factor_lr": 1}
+    whole = run("whole", grid=grid, judge=Line())
+    swept = run(judge=Line("towns"), grid=grid)
+    assert swept.frame["unscored"].tolist() == [0, 2]
     assert swept.generations["error"].iloc[-1] == "ConnectionError: no answer"
-    same(run(grid=grid).frame, swept.frame, without=())
-    real = cells.train
-    monkeypatch.setattr(cells, "train", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("worse")))
-    same(run(grid=grid, retry="unscored").frame, swept.frame, without=())  # a failure does not replace a result
-    monkeypatch.setattr(cells, "train", real)
-    judge = ScriptedJudge(score)
+    same(run(judge=Line(), grid=grid).frame, swept.frame, without=())
+    monkeypatch.setattr(cells, "train", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("not again")))
+    half = run(judge=Line("Why?"), grid=grid, retry="unscored")
+    assert half.frame["unscored"].tolist() == [0, 1]
+    worse, judge = run(judge=Line("towns"), grid=grid, retry="unscored"), Line()
+    same(worse.generations, half.generations)  # the row that is scored is not asked about
     mended = run(judge=judge, grid=grid, retry="unscored")
-    assert len(judge.calls) == 4
-    expected = whole.frame[whole.frame["positions"] == "all"].reset_index(drop=True)
-    same(mended.frame, expected[mended.frame.columns])
+    assert judge.calls == 1
+    same(mended.frame, whole.frame)
+    same(mended.generations, whole.generations)
+
+
+def test_a_worse_judged_cell_replaces_nothing(run: Callable[..., Sweep]) -> None:
+    settings: dict[str, Any] = {"grid": {"layer": 1}, "retry": "unscored", "on_mismatch": "keep"}
+    first = run(judge=Line("Why?"), **settings)
+    other = ScriptedJudge(lambda concept, prompt, response: Scores(None, 1, 1))  # another judge: the cell is made anew
+    same(run(judge=other, **settings).frame, first.frame, without=())
 
 
 def test_files_that_are_not_whole_are_not_read(run: Callable[..., Sweep], tmp_path: Path) -> None:
@@ -293,6 +331,27 @@ def test_files_that_are_not_whole_are_not_read(run: Callable[..., Sweep], tmp_pa
     assert len(judge.calls) == 4
     assert fresh.exists()  # another process may be writing it
     assert not stale.exists()
+
+
+def test_damaged_files_count_as_not_run(run: Callable[..., Sweep], tmp_path: Path) -> None:
+    key = run(grid={"layer": 1}).frame["key"].iloc[0]
+    folder, out = tmp_path / "sweep", tmp_path / "sweep" / "cells"
+    vector, record, manifest = out / f"{key}.safetensors", out / f"{key}.json", folder / "manifest.json"
+    for path, contents in (
+        (vector, (b"", vector.read_bytes()[:-3], b"\x05" + bytes(20))),
+        (record, (b"", b"{}", b'{"schema": 1, "made_with": "x"}')),
+    ):
+        intact = path.read_bytes()
+        for content in contents:
+            path.write_bytes(content)
+            assert key not in Sweep.open(folder).frame["key"].tolist()
+        path.write_bytes(intact)
+        assert key in Sweep.open(folder).frame["key"].tolist()
+    for content in (b"", b"{}", b"[]", b'{"schema": 1, "fingerprints": [], "plan": [{}]}'):
+        manifest.write_bytes(content)
+        for attempt in (lambda: Sweep.open(folder), lambda: run(model=lambda: pytest.fail("loaded"))):
+            with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+                attempt()
 
 
 @pytest.mark.slow
@@ -360,6 +419,15 @@ def test_other_weights_and_other_code_are_noticed(run: Callable[..., Sweep], mod
     monkeypatch.setattr(folders, "code_hash", lambda: "other")
     with pytest.raises(ValueError, match=r"made with other code \('[0-9a-f]+\.\.\., now 'other'\)"):
         run(grid={"layer": 1})
+
+
+def test_the_rubric_of_a_judge_of_ours_counts(monkeypatch: Any) -> None:
+    kind = type("LLM", (), {"__module__": "steerlens.judges.llm", "score": score, "identity": "one"})
+    before = folders.of_judge(kind())
+    real = folders.hash_of
+    monkeypatch.setattr(folders, "hash_of", lambda names: real([name for name in names if name != "judges.rubrics"]))
+    assert folders.of_judge(kind()) != before
+    assert folders.of_judge(Line()) == steerlens.judging.judge_identity(Line())
 
 
 def test_kept_cells_stay_and_are_told_apart(run: Callable[..., Sweep], monkeypatch: Any) -> None:
@@ -463,7 +531,7 @@ def test_a_worker_that_dies_costs_its_cell_and_is_replaced() -> None:
             self.outcome = outcome
 
     def worker(*deadly: str) -> Any:
-        def remote(cell: cells.Cell) -> Any:
+        def remote(cell: cells.Cell, past: Any) -> Any:
             outcome = Died("killed by signal 9") if cell.concept in deadly else cells.Result(cell.key, {"error": None}, None)
             return Reference(outcome)
 
@@ -485,12 +553,12 @@ def test_a_worker_that_dies_costs_its_cell_and_is_replaced() -> None:
         started.append(worker("b"))
         return started[-1]
 
-    found = {result.key: result.record["error"] for result in pools._results(ray, [worker("b", "c")], start, todo)}
+    found = {result.key: result.record["error"] for result in pools._results(ray, [worker("b", "c")], start, todo, {})}
     assert set(found) == {cell.key for cell in todo}
     assert [error for error in found.values() if error] == ["the worker died: killed by signal 9"]
     assert len(started) == 1
     with pytest.raises(RuntimeError, match="3 workers died one after the other: killed by signal 9"):
-        list(pools._results(ray, [worker(*"abcde")], lambda: worker(*"abcde"), todo))
+        list(pools._results(ray, [worker(*"abcde")], lambda: worker(*"abcde"), todo, {}))
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from conftest import PROMPTS
 from tiny import Bench
 
 import steerlens
-from steerlens import PerPrompt, Scores, ScriptedJudge, SteeringPrompt
+from steerlens import PerPrompt, Scores, ScriptedJudge, SteeringPrompt, tradeoffs
 from steerlens.calibration import mean_kl
 from steerlens.model import encode_prompt, stop_tokens
-from steerlens.tradeoffs import Frontier, frontier, ratio_interval, side_effects
+from steerlens.tradeoffs import Frontier, frontier, per_token, side_effects
 
 
 class Asked:
@@ -105,6 +105,19 @@ def test_what_is_not_dominated() -> None:
     assert figure.layout.xaxis.title.text == "score" and figure.layout.title.text
 
 
+def test_a_measure_may_return_any_kind_of_number() -> None:
+    for number in (np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True)):
+        assert tradeoffs._numbers("score", number) == pytest.approx(
+            {"unscored": 0, "score": 0.5, "score_low": math.nan, "score_high": math.nan, "score_n": 1}, nan_ok=True
+        )
+    assert tradeoffs._numbers("score", np.int64(2))["score"] == 2.0
+    assert tradeoffs._numbers("score", torch.tensor([1.0, 2.0]))["score"] == 1.5
+    for wrong in ([], np.ones((2, 2))):
+        with pytest.raises(ValueError, match="must return one number, or one per item"):
+            tradeoffs._numbers("score", wrong)
+    assert "score unscored" in by_hand([(math.nan, 1), (1, 0.5)]).summary()
+
+
 def test_frontier_refused(model: Any, make_vector: Callable[..., Any]) -> None:
     good: dict[str, Any] = {"score": length_judge(), "utility": QUESTIONS, "concept": "c", "prompts": PROMPTS}
     for changes, message in (
@@ -158,16 +171,18 @@ def test_side_effects_agree_with_the_naive_loop(bench: Bench, make_vector: Calla
 
 def test_intervals_resample_whole_prompts() -> None:
     totals, counts = np.array([4.0, 0.0, 6.0]), np.array([2.0, 1.0, 0.0])
-    mean, low, high = ratio_interval(totals[:2], counts[:2])
+    mean, low, high = per_token(totals[:2], counts[:2])
     assert (mean, low, high) == (pytest.approx(4 / 3), 0.0, 2.0)
-    assert ratio_interval(totals, counts)[0] == pytest.approx(4 / 3), "an item without a count is left out"
-    assert ratio_interval(totals[:1], counts[:1])[0] == 2.0 and math.isnan(ratio_interval(totals[:1], counts[:1])[1])
-    assert all(map(math.isnan, ratio_interval(totals[2:], counts[2:])))
+    assert per_token(totals, counts)[0] == pytest.approx(4 / 3), "an item without a count is left out"
+    assert per_token(totals[:1], counts[:1])[0] == 2.0 and math.isnan(per_token(totals[:1], counts[:1])[1])
+    assert all(map(math.isnan, per_token(totals[2:], counts[2:])))
 
 
 def test_side_effects_told_drawn_and_refused(model: Any, make_vector: Callable[..., Any]) -> None:
     found = side_effects(model, {"a": make_vector(), "b": [make_vector(), make_vector(seed=3)]}, PROMPTS[:2], max_new_tokens=4)
     assert "nats per token" in found.summary() and "over 2 prompts" in found.summary()
+    alone = side_effects(model, {"a": make_vector()}, PROMPTS[:1], max_new_tokens=4).summary()
+    assert "one prompt, no interval" in alone and "nan" not in alone and "over 1 prompt;" in alone
     figure = found.plot()
     assert [trace.name for trace in figure.data] == ["a", "b", "a", "b"]
     assert [axis.title.text[:10] for axis in figure.select_yaxes()] == ["KL to the ", "perplexity"]

@@ -1,12 +1,13 @@
 """Questions to a judge that writes text: three ratings each, what is cached, a second try, and what it all cost."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ..judging import RATINGS, JudgeError, Question, Scores, Verdict
-from .cache import JudgeCache, Reply, Request, Settings
+from .cache import JudgeCache, Reply, Request, Settings, usable
 from .rubrics import REMINDER, Rubric, parse_rating
 
 Keep = Callable[[int, Reply], None]
@@ -31,7 +32,10 @@ class Usage:
     asked_again: int = 0
     """Questions put a second time because the reply could not be read."""
     failures: Counter[str] = field(default_factory=Counter)
-    """What went wrong -> how often: "429", "500", "timeout", "connection", "malformed", "unreadable", ..."""
+    """What went wrong -> how often: "429", "500", "timeout", "connection", "malformed", "unreadable", "not cached", ...
+
+    "not cached": a reply that counts, but could not be written to the cache (a full disk), so that a later run asks again.
+    """
     prompt_tokens: int = 0
     completion_tokens: int = 0
     unmetered: int = 0
@@ -73,6 +77,12 @@ class Asking:
     cache: JudgeCache | None
     usage: Usage
 
+    def identity(self, judge: object, recorded: str | None = None) -> str:
+        """What decides the ratings of the judge that asks so: class, settings, rubric, and the digest of what is recorded."""
+        told = asdict(self.settings) | {"extra": json.loads(self.settings.extra)}
+        told |= {} if recorded is None else {"recorded": recorded}
+        return f"{type(judge).__module__}.{type(judge).__qualname__} {json.dumps(told, sort_keys=True)}"
+
     def judge(self, items: Sequence[Question], answer: Answer) -> list[Verdict]:
         """A verdict per question, in order. Equal messages are sent once.
 
@@ -102,7 +112,10 @@ class Asking:
         def keep(number: int, reply: Reply) -> None:
             known[left[number]] = reply
             if usable(reply) and self.cache is not None:
-                self.cache.put(self.settings, left[number], reply)
+                try:
+                    self.cache.put(self.settings, left[number], reply)
+                except OSError:  # the reply is there and counts, whether or not it could be kept
+                    self.usage.add("not cached")
             if reply.text is not None:
                 self._count(reply)
 
@@ -123,11 +136,6 @@ class Asking:
         metered = reply.prompt_tokens is not None and reply.completion_tokens is not None
         tokens = {"prompt_tokens": reply.prompt_tokens or 0, "completion_tokens": reply.completion_tokens or 0}
         self.usage.add(None if usable(reply) else "unreadable", unmetered=0 if metered else 1, **tokens)
-
-
-def usable(reply: Reply) -> bool:
-    """Whether there is a rating in it."""
-    return reply.error is None and reply.text is not None and parse_rating(reply.text) is not None
 
 
 def shortened(text: str) -> str:

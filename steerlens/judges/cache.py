@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .rubrics import parse_rating
 
 SCHEMA = 1
 _MARK = b'{"steerlens_judge": '
@@ -26,7 +29,10 @@ class Settings:
     max_tokens: int | None
     """Limit of a reply; None = left to the service."""
     extra: str = "{}"
-    """Whatever else is sent or matters, as JSON."""
+    """Whatever else is sent or matters, as JSON; values under keys that look secret are `***`."""
+    rubric: str = ""
+    """Digest of the questions (`Rubric.digest`). A cache is not told: replies are kept by the whole message, questions
+    included."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
@@ -61,6 +67,11 @@ class Reply(NamedTuple):
     """The model's name in the reply, where the service gives it."""
 
 
+def usable(reply: Reply) -> bool:
+    """Whether there is a rating in it."""
+    return reply.error is None and reply.text is not None and parse_rating(reply.text) is not None
+
+
 class JudgeCache:
     """Replies by settings and question. Only usable replies are put in; a failure is asked for again.
 
@@ -79,7 +90,7 @@ class JudgeCache:
         self.damaged = 0
         """Lines that could not be read."""
         self._replies: dict[str, Reply] = {}
-        self._settings: dict[Settings, int] = {}
+        self._settings: dict[Settings, None] = {}
         for key, settings, reply in self._read():
             self._add(key, settings, reply)
 
@@ -92,23 +103,27 @@ class JudgeCache:
         return list(self._settings)
 
     def get(self, settings: Settings, request: Request) -> Reply | None:
-        """The recorded reply; of several the first."""
+        """The recorded reply; of several the first that has a rating."""
         return self._replies.get(_key(settings, request))
 
     def put(self, settings: Settings, request: Request, reply: Reply) -> None:
-        """Record a reply, at once."""
-        key = _key(settings, request)
+        """Record a reply, at once.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        key, settings = _key(settings, request), replace(settings, rubric="")
         told = {
             "steerlens_judge": SCHEMA,
             "key": key,
-            "settings": asdict(settings),
+            "settings": _kept(settings),
             "rating": request.rating,
             "again": request.again,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         line = json.dumps(told | reply._asdict()).encode() + b"\n"
         with _APPENDING:
-            if key in self._replies:
+            if key in self._replies and usable(self._replies[key]):
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+", buffering=0) as file:
@@ -119,14 +134,18 @@ class JudgeCache:
             self._add(key, settings, reply)
 
     def _add(self, key: str, settings: Settings, reply: Reply) -> None:
-        if self._replies.setdefault(key, reply) is reply:
-            self._settings[settings] = self._settings.get(settings, 0) + 1
+        known = self._replies.get(key)
+        if known is None or (usable(reply) and not usable(known)):  # an older version may have read replies otherwise
+            self._replies[key] = reply
+            self._settings.setdefault(settings)
 
     def _read(self) -> Iterator[tuple[str, Settings, Reply]]:
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; the cache of a judge is one file")
         if not self.path.exists():
             return
+        if not self.path.is_file():  # a device may never end
+            raise ValueError(f"{self.path} is not a file; give another path")
         lines = [line for line in self.path.read_bytes().split(b"\n") if line.strip()]
         unfinished = len(lines) == 1 and _MARK.startswith(lines[0])  # a first write that was killed
         if lines and not unfinished and not any(line.startswith(_MARK) for line in lines):
@@ -138,8 +157,28 @@ class JudgeCache:
                 self.damaged += 1
 
 
+def writable_cache(path: str | Path) -> JudgeCache:
+    """A cache to be written to: refused here, before anything is asked, if it never could be.
+
+    Raises:
+        ValueError: as `JudgeCache`, or the file cannot be written or made.
+    """
+    path = Path(path)
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())  # the nearest that is there
+    if place != path and not place.is_dir():
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} is not a folder")
+    if not os.access(place, os.W_OK | (0 if place == path else os.X_OK)):
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} cannot be written")
+    return JudgeCache(path)
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    """What of the settings replies are kept by."""
+    return {name: value for name, value in asdict(settings).items() if name != "rubric"}
+
+
 def _key(settings: Settings, request: Request) -> str:
-    told = json.dumps([SCHEMA, asdict(settings), *request])
+    told = json.dumps([SCHEMA, _kept(settings), *request])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

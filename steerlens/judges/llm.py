@@ -1,15 +1,18 @@
 """Language models as judges: behind an OpenAI-compatible address, or as recorded from there."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..judging import Question, Scores, Verdict
 from .asking import Asking, Keep, Usage
-from .cache import JudgeCache, Reply, Settings
+from .cache import JudgeCache, Reply, Settings, writable_cache
+from .masking import address_secrets, masked, secrets, without
 from .rubrics import RUBRIC, Rubric
 from .sending import Failure, Sender, seconds_to_wait
 
@@ -34,7 +37,9 @@ class LLMJudge:
         rubric: the questions.
         temperature, max_tokens: of each reply; None = not sent, for models that refuse them. A reply that reaches the limit
             is not used.
-        extra: further fields of each request's body, such as `{"reasoning_effort": "low"}`.
+        extra: further fields of each request's body, such as `{"reasoning_effort": "low"}`. Values under keys that look secret
+            (key, token, secret, authorization, password) are sent, but shown and cached as `***`, and are taken not to matter
+            to the replies.
         concurrency: requests at a time, for each call of `score_many`.
         timeout: seconds without an answer after which a request is broken off.
         retries: how often a request is repeated.
@@ -45,7 +50,7 @@ class LLMJudge:
 
     Raises:
         ImportError: without the package `openai`.
-        ValueError: settings that cannot be used, or no key.
+        ValueError: settings that cannot be used, no key, or a cache that cannot be kept at its path.
     """
 
     def __init__(
@@ -78,16 +83,23 @@ class LLMJudge:
         self._base_url, self._api_key, self._client = address, _key(address, base_url, api_key, client), client
         self._extra, self._timeout = dict(extra or {}), timeout
         self._concurrency, self._retries, self._backoff, self._progress = concurrency, retries, backoff, progress
-        settings = Settings(_endpoint(address), model, temperature, max_tokens, json.dumps(self._extra, sort_keys=True))
-        self._asking = Asking(rubric, settings, None if cache is None else JudgeCache(cache), Usage(price=price))
+        shown = json.dumps(masked(self._extra), sort_keys=True)
+        settings = Settings(_endpoint(address), model, temperature, max_tokens, shown, rubric.digest)
+        kept = None if cache is None else writable_cache(cache)
+        self._asking = Asking(rubric, settings, kept, Usage(price=price))
 
     def __repr__(self) -> str:
         return f"LLMJudge({self.settings.model!r}, base_url={self.settings.endpoint!r})"
 
     @property
     def settings(self) -> Settings:
-        """Under what replies are cached."""
+        """Who replies and how: what replies are cached under, and the rubric's digest. Without secrets."""
         return self._asking.settings
+
+    @property
+    def identity(self) -> str:
+        """What decides its ratings, without secrets: class, endpoint, model, temperature, max_tokens, extra and rubric."""
+        return self._asking.identity(self)
 
     @property
     def usage(self) -> Usage:
@@ -138,18 +150,25 @@ class LLMJudge:
         settings = self.settings
         sampling = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         try:
-            completion = client.chat.completions.create(
-                model=settings.model,
-                messages=[{"role": "user", "content": message}],
-                timeout=self._timeout,
-                extra_body=self._extra or None,
-                **{name: value for name, value in sampling.items() if value is not None},
+            result = _read(
+                client.chat.completions.create(
+                    model=settings.model,
+                    messages=[{"role": "user", "content": message}],
+                    timeout=self._timeout,
+                    extra_body=self._extra or None,
+                    **{name: value for name, value in sampling.items() if value is not None},
+                )
             )
         except Exception as error:
-            failure = _failure(error)
-            hidden = failure.text if not self._api_key else failure.text.replace(self._api_key, "***")
-            return failure._replace(text=hidden)
-        return _read(completion)
+            result = _failure(error)
+        return self._without_secrets(result)
+
+    def _without_secrets(self, result: Reply | Failure) -> Reply | Failure:
+        """A service may repeat what it was sent, in its errors and in its replies."""
+        key = getattr(self._client, "api_key", self._api_key)  # a client may change its own
+        known = [*([key] if isinstance(key, str) else []), *secrets(self._extra), *address_secrets(self._base_url)]
+        told = result._asdict().items()
+        return result._replace(**{name: without(known, value) for name, value in told if isinstance(value, str)})
 
 
 class ReplayJudge:
@@ -173,17 +192,25 @@ class ReplayJudge:
         if not Path(cache).is_file():
             raise ValueError(f"there is no recorded judge at {cache}")
         recorded = JudgeCache(cache)
-        found = [one for one in recorded.settings if model in (None, one.model) and settings in (None, one)]
+        wanted = None if settings is None else replace(settings, rubric="")  # the file does not tell it
+        found = [one for one in recorded.settings if model in (None, one.model) and wanted in (None, one)]
         if len(found) != 1:
             told = "\n".join(map(str, recorded.settings)) or "nothing"
-            wanted = "no replies that fit" if not found else "replies under several settings: give model or settings"
-            raise ValueError(f"{cache} has {wanted}. Recorded are:\n{told}")
-        self._asking = Asking(rubric, found[0], recorded, Usage())
+            problem = "no replies that fit" if not found else "replies under several settings: give model or settings"
+            raise ValueError(f"{cache} has {problem}. Recorded are:\n{told}")
+        with Path(cache).open("rb") as file:
+            self._digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        self._asking = Asking(rubric, replace(found[0], rubric=rubric.digest), recorded, Usage())
 
     @property
     def settings(self) -> Settings:
-        """Under what the replies were recorded."""
+        """Under what the replies were recorded, and the rubric's digest."""
         return self._asking.settings
+
+    @property
+    def identity(self) -> str:
+        """What decides its ratings: class, a digest of the file as it was read, settings and rubric."""
+        return self._asking.identity(self, self._digest)
 
     @property
     def usage(self) -> Usage:

@@ -12,7 +12,7 @@ from ..generation import generate
 from ..judging import Question, Scores, Verdict
 from ..model import Bridge, check_model, context_length, encode_prompt, identity, load_model, model_name
 from .asking import Asking, Keep, Usage, shortened
-from .cache import JudgeCache, Reply, Settings
+from .cache import Reply, Settings, writable_cache
 from .rubrics import RUBRIC, Rubric
 
 
@@ -33,7 +33,7 @@ class LocalJudge:
         progress: show a progress bar.
 
     Raises:
-        ValueError: settings that cannot be used.
+        ValueError: settings that cannot be used, or a cache that cannot be kept at its path.
     """
 
     def __init__(
@@ -50,18 +50,24 @@ class LocalJudge:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        settings = Settings("in process", "", temperature, max_tokens)  # checked before a model is loaded
+        kept = None if cache is None else writable_cache(cache)
+        settings = Settings("in process", "", temperature, max_tokens, rubric=rubric.digest)  # checked before a model is loaded
         self._model = load_model(model) if isinstance(model, str) else model
         check_model(self._model)
         self._batch_size, self._seed, self._progress = batch_size, seed, progress
         told = json.dumps(identity(self._model) | ({"seed": seed} if temperature else {}), sort_keys=True)
         settings = replace(settings, model=model_name(self._model), extra=told)
-        self._asking = Asking(rubric, settings, None if cache is None else JudgeCache(cache), Usage())
+        self._asking = Asking(rubric, settings, kept, Usage())
 
     @property
     def settings(self) -> Settings:
-        """Under what replies are cached."""
+        """Who replies and how: what replies are cached under, and the rubric's digest."""
         return self._asking.settings
+
+    @property
+    def identity(self) -> str:
+        """What decides its ratings: class, model (without the weights), temperature, max_tokens, seed and rubric."""
+        return self._asking.identity(self)
 
     @property
     def usage(self) -> Usage:

@@ -1,6 +1,7 @@
 """What a language model is asked when it judges, and how its reply is read. Ratings: Bao et al. 2026, Sec. 5."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from string import Formatter
@@ -11,7 +12,9 @@ FORM = "Rating: [["
 """How the line with the rating begins."""
 _NEEDED = {"concept": {"concept", "response"}, "instruct": {"prompt", "response"}, "fluency": {"response"}}
 _MENTION = re.compile(r"rating:[ \t*_]*\[\[(.*?)(?:\]\]|$)", re.IGNORECASE | re.MULTILINE)
-_ENDS_LINE = re.compile(r"[\s.*_`]*")
+_LINE = re.compile(r"[*_`]*rating:[ \t*_`]*\[\[([^\[\]]*)\]\][.*_`]*", re.IGNORECASE)
+_AFTER = re.compile(r"(?:\s|```|~~~|</(?!q>|quote>|blockquote>|response>|instruction>)[\w-]+>)*\Z", re.IGNORECASE)
+"""What may follow the rating: blanks, the end of a code block, closing tags other than those of a quotation."""
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _END_OF_THOUGHT = "</think>"
 
@@ -95,6 +98,11 @@ class Rubric:
         for name in RATINGS:
             _check(name, getattr(self, name))
 
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell these questions from others."""
+        return hashlib.sha256(json.dumps([getattr(self, name) for name in RATINGS]).encode()).hexdigest()[:12]
+
     def fill(self, rating: str, question: Question) -> str:
         """The text that asks for one of the three ratings ("concept", "instruct", "fluency")."""
         values = {
@@ -109,26 +117,26 @@ class Rubric:
 def parse_rating(reply: str) -> float | None:
     """The rating in a judge's reply, or None if there is not exactly one that is beyond doubt.
 
-    Accepted: `Rating: [[x]]` at the end of a line (markdown's `*` and `_` may stand around it, a full stop after it, and
-    capitals do not matter), where x is a decimal number from 0 to 2 in plain digits, such as 1, 2.0 or 0.5. It may stand
-    several times if x is the same. Up to `</think>` a reply is the model thinking and is not read.
+    Accepted: a reply whose last line is `Rating: [[x]]` and nothing else (markdown's `*`, `_` and backticks may stand around
+    it, a full stop after it, and capitals do not matter), where x is a decimal number from 0 to 2 in plain digits, such as 1,
+    2.0 or 0.5. After it only blanks, the end of a code block and closing tags may come. It may stand further up as well if x
+    is the same. Up to `</think>` a reply is the model thinking and is not read.
 
-    None: no such line; a number out of range, signed, in words or as a fraction; two different ratings; any other
-    `Rating: [[...]]` whose content is not the same number; a rating that is cut off or followed by text on its line; a
-    reply that is still thinking.
+    None: any other last line, so also a rating that is quoted, within a sentence or followed by more; a number out of range,
+    signed, in words or as a fraction; any other `Rating: [[...]]` whose content is not the same number; a rating that is cut
+    off; a reply that is still thinking.
     """
     if "<think>" in reply and _END_OF_THOUGHT not in reply:
         return None
     reply = reply.rpartition(_END_OF_THOUGHT)[2]
-    found, at_end = set(), False
-    for mention in _MENTION.finditer(reply):
-        number = mention[1].strip()
-        whole = mention[0].endswith("]]") and _NUMBER.fullmatch(number) is not None
-        found.add(float(number) if whole else None)
-        rest = reply[mention.end() :].split("\n", 1)[0]
-        at_end = _ENDS_LINE.fullmatch(rest) is not None
-    value = found.pop() if len(found) == 1 and at_end else None
-    return value if value is not None and value <= HIGHEST else None
+    last = _LINE.fullmatch(_AFTER.sub("", reply, count=1).rpartition("\n")[2].strip())
+    value = None if last is None else _number(last[1])
+    others = {_number(mention[1]) if mention[0].endswith("]]") else None for mention in _MENTION.finditer(reply)}
+    return value if value is not None and value <= HIGHEST and others <= {value} else None
+
+
+def _number(text: str) -> float | None:
+    return float(text) if _NUMBER.fullmatch(text.strip()) else None
 
 
 def _check(name: str, template: str) -> None:

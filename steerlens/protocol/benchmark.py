@@ -5,29 +5,28 @@ concept's id, responses of 128 tokens at temperature 1.0, three ratings of 0 to 
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from ..data import SteeringData, as_data, read_axbench
 from ..evaluation import SCORES, Evaluation, evaluate, judge_rows
-from ..generation import generate
-from ..judging import Judge
-from ..model import Bridge, check_model, identity
-from ..prompting import SteeringPrompt
+from ..generation import generate, prepare, with_steering_prompts
+from ..judging import Judge, judge_identity
+from ..model import Bridge, check_model, identity, weights_hash
 from ..scaling import TrainConfig
-from ..steering import check_fits
 from ..vector import SteeringVector
-from .files import Steering, fingerprint, load_concept, load_steering, open_folder, save_concept, save_steering
-from .instructions import Instructions, draw_instructions, read_instructions
-from .methods import Method, check_data, method_function
+from .concepts import Concept, Vectors, checked, find_concepts
+from .files import Steering, load_concept, load_steering, open_folder, save_concept, save_steering
+from .instructions import Instructions, read_instructions
+from .methods import PLAIN, Method, check_data, method_function
 
-Vectors = Mapping[Any, Steering] | str | Path
-"""Concept id (or name) -> what steers for it, or a folder with `3.safetensors` for concept 3."""
+METHOD = "prosv"
+"""Of a run that names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +85,11 @@ class AxBenchResult:
         return generate(model, told["prompt"], steering, seed=[int(told["seed"])], **sampling)[0]
 
     def summary(self) -> str:
-        """The result in two sentences."""
+        """The result in two or three sentences."""
         table = self.by_concept()
         told = f"{self.settings['method']}: {self.evaluation.summary()}."
+        if missing := self.evaluation.unscored:
+            told += f" {missing} of {len(self.frame)} rows are unscored: rejudge=True with the run's own out judges them again."
         norms = table["norm"].dropna()
         sizes = f", vectors of norm {norms.median():.3g} ({norms.min():.3g} to {norms.max():.3g})" if len(norms) else ""
         worst = self.worst(1)
@@ -108,7 +109,7 @@ def axbench(
     data: str | Path | Mapping[Any, Any],
     *,
     judge: Judge,
-    method: str | Method = "prosv",
+    method: str | Method = METHOD,
     layer: int | None = None,
     config: TrainConfig | None = None,
     vectors: Vectors | None = None,
@@ -135,9 +136,10 @@ def axbench(
             "prompt", "unsteered", or a function (model, data) -> SteeringVector, SteeringPrompt or None.
         layer: 0-based block whose output is edited, for the named methods that edit one.
         config: of training; None takes the published settings.
-        vectors: what steers, by concept id (or by the mapping's names), or a folder of `<id>.safetensors`; nothing is trained.
+        vectors: what steers, by concept id (or by the mapping's names), or a folder of `<id>.safetensors`; nothing is trained,
+            and method, layer and config stay as they are.
         instructions: see `read_instructions`; each concept's are drawn from them with its id, as the benchmark draws them.
-        prompts: concept id (or name) -> texts, instead of instructions.
+        prompts: concept id (or name) -> texts (or one text), instead of instructions.
         concepts: ids (or names) of those to run; None = all.
         out: folder to write to; each concept at once, when it is done. A run that was killed goes on where it stopped. A
             method given as a function is recognised by its name alone.
@@ -147,36 +149,39 @@ def axbench(
         rejudge: judge the unscored rows of finished concepts again, without generating.
 
     Raises:
-        ValueError, DataError: settings, data or vectors that cannot be used, before any work starts; an `out` that holds
-            another run.
+        ValueError, DataError: settings, prompts, data or vectors that cannot be used, before any work starts; an `out` that
+            holds another run, or whose files are not intact.
+        TypeError: a judge that cannot score; a method that gives something else than what steers.
+        OSError: an `out` that cannot be written to.
     """
     check_model(model)
-    if prompts is not None and instructions is not None:
-        raise ValueError("instructions are drawn, prompts are given: give one of the two")
+    check_judge(judge)
+    _check_choices(prompts, instructions, vectors, method, layer, config)
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "chat": chat}
     make = method_function(model, method, layer, config, seed) if vectors is None else None
     drawn = read_instructions(instructions) if prompts is None else None
-    found = _concepts(data, concepts, prompts, drawn, n_instructions, vectors)
+    found = find_concepts(data, concepts, prompts, drawn, n_instructions, vectors)
+    _check_sampling(temperature, batch_size)
     for one in found:
         if make is not None:
             check_data(method, one.data)
-        elif isinstance(one.given, SteeringVector):
-            check_fits(model, one.given)
-    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "chat": chat}
+        known = make(model, one.data) if make is not None and method in PLAIN else one.given
+        _check_prompts(model, one, known, max_new_tokens, chat)
     about = {"method": _name_of(method) if vectors is None else "given vectors", "layer": layer, "seed": seed}
-    settings = about | sampling | {"judge": _describe(judge), "config": None if config is None else asdict(config)}
-    settings |= {"model": identity(model), "schema": 1}
+    settings = about | sampling | {"judge": judge_identity(judge), "config": None if config is None else asdict(config)}
+    settings |= {"model": identity(model) | {"weights": weights_hash(model)}, "schema": 1}
     folder = None if out is None else Path(out)
-    if folder is not None:
-        open_folder(folder, settings)
+    done = {} if folder is None else _finished(folder, settings, found)
     frames, steering = [], {}
     for one in tqdm(found, desc="concepts", disable=not progress):
-        known = None if folder is None else load_concept(folder, one.number, one.mark)
-        if known is not None and folder is not None:
-            name = known["vector_file"].iloc[0]
-            steering[one.number] = load_steering(folder, None if pd.isna(name) else name)
+        if one.number in done:
+            known, steering[one.number] = done[one.number]
             frame = _judged_again(known, judge) if rejudge else known
         else:
-            steering[one.number] = _checked(one.given if make is None else make(model, one.data), one)
+            known = None
+            steering[one.number] = (
+                one.given if make is None else checked(make(model, one.data), f"{one.words}: the method gave")
+            )
             name = None if folder is None else save_steering(folder, one.number, steering[one.number])
             frame = _run(model, one, steering[one.number], judge, seed, sampling | {"batch_size": batch_size}, name)
         if folder is not None and frame is not known:
@@ -191,74 +196,66 @@ def generation_seeds(seed: int, concept_id: int, n: int) -> list[int]:
     return [int.from_bytes(digest[:7], "big") for digest in digests]
 
 
-# --- what is run ------------------------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
-class Concept(NamedTuple):
-    """One concept of a run."""
-
-    number: int
-    words: str
-    data: SteeringData
-    prompts: list[str]
-    given: Steering
-    mark: str
-    """Fingerprint of data, prompts and given vector."""
+def check_judge(judge: Any) -> None:
+    """Raise TypeError for what cannot score a response."""
+    if isinstance(judge, type):
+        raise TypeError(f"the judge is the class {judge.__name__}: give an object of it, such as {judge.__name__}(...)")
+    if not isinstance(judge, Judge) or not callable(judge.score):
+        kind = type(judge).__name__
+        raise TypeError(f"the judge is of type {kind} and has no method score(concept, prompt, response) -> Scores")
 
 
-def _concepts(
-    data: str | Path | Mapping[Any, Any],
-    wanted: Sequence[Any] | None,
-    prompts: Mapping[Any, Sequence[str]] | None,
-    drawn: list[str] | None,
-    n: int,
+def _check_choices(
+    prompts: Any,
+    instructions: Any,
     vectors: Vectors | None,
-) -> list[Concept]:
-    """The concepts asked for, each with its prompts and, if they are given, its vector."""
-    named = read_axbench(data) if isinstance(data, (str, Path)) else {name: as_data(rows) for name, rows in data.items()}
-    numbers = {name: int(rows.metadata.get("concept_id", place)) for place, (name, rows) in enumerate(named.items())}
-    if len(set(numbers.values())) < len(numbers):
-        raise ValueError(f"two concepts have the same id: {sorted(numbers.values())}")
-    keys = {**{number: name for name, number in numbers.items()}, **{name: name for name in named}}
-    unknown = [key for key in wanted or () if key not in keys]
-    if unknown or not named or (wanted is not None and not wanted):
-        raise ValueError(f"there is no concept {unknown or 'asked for'}; the data have {list(named)[:10]!r}")
-    chosen = list(named) if wanted is None else list(dict.fromkeys(keys[key] for key in wanted))
-    found = []
-    for name in chosen:
-        rows, number = named[name], numbers[name]
-        words = str(name) if rows.concept is None else rows.concept
-        rows = rows if rows.concept is not None else SteeringData(rows.examples, words, rows.metadata, rows.negatives)
-        asked = draw_instructions(drawn, number, n) if drawn is not None else list(_of(prompts or {}, name, number, "prompts"))
-        if not asked or not all(isinstance(text, str) for text in asked):
-            raise ValueError(f"{words}: the prompts must be texts, at least one")
-        given = None if vectors is None else _given(vectors, name, number)
-        mark = fingerprint(rows.hash, rows.concept, asked, given)
-        found.append(Concept(number, words, rows, asked, given, mark))
-    return found
+    method: str | Method,
+    layer: int | None,
+    config: TrainConfig | None,
+) -> None:
+    """Raise ValueError for arguments of which one would be ignored."""
+    if prompts is not None and instructions is not None:
+        raise ValueError("instructions are drawn, prompts are given: give one of the two")
+    if vectors is None:
+        return
+    chosen = {"method": None if method == METHOD else method, "layer": layer, "config": config}
+    ignored = [name for name, value in chosen.items() if value is not None]
+    if ignored:
+        raise ValueError(f"vectors are given, so that nothing is made of {' and '.join(ignored)}: leave out one or the other")
 
 
-def _of(table: Mapping[Any, Any], name: Any, number: int, what: str) -> Any:
-    for key in (name, number):
-        if key in table:
-            return table[key]
-    raise ValueError(f"there are no {what} for concept {name!r} (id {number})")
+def _check_sampling(temperature: int | float, batch_size: int) -> None:
+    if not 0 <= temperature < math.inf or batch_size < 1:
+        raise ValueError(f"temperature {temperature} must be at least 0 and finite, batch_size {batch_size} at least 1")
 
 
-def _given(vectors: Vectors, name: Any, number: int) -> Steering:
-    if isinstance(vectors, Mapping):
-        return _of(vectors, name, number, "vectors")
-    path = Path(vectors) / f"{number}.safetensors"
-    if not path.exists():
-        raise ValueError(f"there is no vector for concept {name!r}: {path} does not exist")
-    return SteeringVector.load(path)
+def _check_prompts(model: Bridge, concept: Concept, steering: Steering, max_new_tokens: int, chat: bool) -> None:
+    """Raise ValueError if a concept's prompts do not fit into the context, or what steers (if it is known) into the model."""
+    batch, vectors = with_steering_prompts(concept.prompts, steering)
+    try:
+        prepare(model, batch, vectors, max_new_tokens, chat)
+    except ValueError as error:
+        raise ValueError(f"{concept.words}: {error}") from error
 
 
-def _checked(steering: Any, concept: Concept) -> Steering:
-    if steering is not None and not isinstance(steering, (SteeringVector, SteeringPrompt)):
-        kind = type(steering).__name__
-        raise TypeError(f"{concept.words}: the method gave {kind}, not a SteeringVector, a SteeringPrompt or None")
-    return steering
+# --- one concept ------------------------------------------------------------------------------------------------------
+
+
+def _finished(
+    folder: Path, settings: Mapping[str, Any], concepts: Sequence[Concept]
+) -> dict[int, tuple[pd.DataFrame, Steering]]:
+    """The folder opened for this run; id -> rows and what steered, of the concepts that are finished there."""
+    open_folder(folder, settings)
+    done = {}
+    for one in concepts:
+        frame = load_concept(folder, one.number, one.mark)
+        if frame is not None:
+            name = frame["vector_file"].iloc[0]
+            done[one.number] = frame, load_steering(folder, one.number, None if pd.isna(name) else name)
+    return done
 
 
 def _run(
@@ -281,8 +278,12 @@ def _judged_again(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     asked = frame.loc[places]
     rows = judge_rows(judge, *(asked[name].tolist() for name in ("concept", "prompt", "response", "seed")))
     changed = frame.astype({"error": object})
+    told = {"replies"} & set(rows[0])
+    if told - set(frame):
+        changed.insert(list(changed).index("vector_file"), "replies", None)
+    changed = changed.astype(dict.fromkeys(told, object))
     for place, row in zip(places, rows, strict=True):
-        for name in {*SCORES, "error", *(set(row) & {"replies"} & set(frame))}:
+        for name in {*SCORES, "error", *told}:
             changed.loc[place, name] = row[name]
     return changed
 
@@ -298,12 +299,6 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _name_of(method: str | Method) -> str:
     """How a method is recognised when a run goes on."""
-    return (
-        method if isinstance(method, str) else f"{method.__module__}.{getattr(method, '__qualname__', type(method).__name__)}"
-    )
-
-
-def _describe(judge: Judge) -> str:
-    """How a judge is recognised when a run goes on: its own words if it has any, else its type."""
-    kind = type(judge)
-    return f"{kind.__module__}.{kind.__qualname__}" if kind.__repr__ is object.__repr__ else repr(judge)
+    if isinstance(method, str):
+        return method
+    return f"{method.__module__}.{getattr(method, '__qualname__', type(method).__name__)}"

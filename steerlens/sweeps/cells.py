@@ -9,14 +9,14 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ..data import Prompt, SteeringData
-from ..evaluation import SCORES, evaluate
+from ..evaluation import SCORES, evaluate, judge_rows
 from ..generation import row_seeds
 from ..judging import Judge
 from ..model import Bridge
@@ -30,6 +30,10 @@ TRAIN_AXES = ("layer", "positions", "objective", "form", "factor", "rank")
 """Arguments of `train` that a grid may vary."""
 CONFIG_AXES = tuple(field.name for field in fields(TrainConfig))
 """Fields of `TrainConfig` that a grid may vary."""
+ROW = ("prompt", "response", "seed", *SCORES, "error")
+"""What is recorded of each response; with a judge that writes, also replies."""
+RECORD = ("schema", "key", "concept", "seed", "settings", "error", "numbers", "seconds", "rows")
+"""What is recorded of each cell; on disk, also what it was made with."""
 
 
 class Cell(NamedTuple):
@@ -77,13 +81,22 @@ class Result(NamedTuple):
     record: Mapping[str, Any]
     """JSON values: concept, seed, settings, error (a traceback or None), numbers of the vector, seconds, rows."""
     vector: SteeringVector | None
+    """None where none was trained: the cell failed, or its stored responses were judged again."""
 
 
-def run_cell(model: Bridge, judge: Judge, job: Job, cell: Cell) -> Result:
-    """Train, generate and judge. Whatever goes wrong is the cell's result too; only an interrupt comes through."""
+def run_cell(model: Bridge, judge: Judge, job: Job, cell: Cell, past: Mapping[str, Any] | None = None) -> Result:
+    """Train, generate and judge. Whatever goes wrong is the cell's result too; only an interrupt comes through.
+
+    Args:
+        past: the cell's record, of whose responses only the unscored ones are to be judged again.
+    """
     record = {"schema": SCHEMA, "key": cell.key, "concept": cell.concept, "seed": cell.seed, "settings": dict(cell.settings)}
     start = time.perf_counter()
     try:
+        if past is not None:
+            rows = _judged_again(judge, job, cell, past["rows"])
+            seconds = {**past["seconds"], "judge": past["seconds"]["judge"] + time.perf_counter() - start}
+            return Result(cell.key, {**past, "rows": rows, "seconds": seconds}, None)
         sv, numbers = _trained(model, job, cell)
         trained = time.perf_counter()
         rows = _judged(model, judge, job, cell, sv)
@@ -113,10 +126,37 @@ def _trained(model: Bridge, job: Job, cell: Cell) -> tuple[SteeringVector, dict[
 
 def _judged(model: Bridge, judge: Judge, job: Job, cell: Cell, sv: SteeringVector) -> list[dict[str, Any]]:
     prompts = job.prompts[cell.concept]
-    asked = job.datasets[cell.concept].concept or cell.concept
     seeds = row_seeds(cell.seed, len(prompts))
-    frame = evaluate(model, sv, asked, prompts, judge, seed=seeds, **job.sampling._asdict()).frame
-    columns = [name for name in ("prompt", "response", "seed", *SCORES, "error", "replies") if name in frame]
+    return _listed(evaluate(model, sv, _asked(job, cell), prompts, judge, seed=seeds, **job.sampling._asdict()).frame)
+
+
+def _judged_again(judge: Judge, job: Job, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with new verdicts on the unscored ones; one that is no better than the old verdict does not replace it."""
+    places = [place for place, row in enumerate(rows) if row["overall"] is None]
+    prompts, responses, seeds = ([rows[place][name] for place in places] for name in ("prompt", "response", "seed"))
+    judged = judge_rows(judge, [_asked(job, cell)] * len(places), prompts, responses, seeds)
+    mended = [dict(row) for row in rows]
+    for place, new in zip(places, _listed(pd.DataFrame(judged).astype(dict.fromkeys(SCORES, float))), strict=True):
+        if unrated(new) <= unrated(rows[place]):
+            mended[place] = new
+    if any("replies" in row for row in mended):
+        mended = [{**row, "replies": row.get("replies")} for row in mended]
+    return mended
+
+
+def unrated(row: Mapping[str, Any]) -> int:
+    """How many of a row's scores are missing."""
+    return sum(row[score] is None for score in SCORES)
+
+
+def _asked(job: Job, cell: Cell) -> str:
+    """What the judge is told to look for."""
+    return job.datasets[cell.concept].concept or cell.concept
+
+
+def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Judged rows as JSON values."""
+    columns = [name for name in (*ROW, "replies") if name in frame]
     return [{name: _plain(row[name]) for name in columns} for row in frame.to_dict("records")]
 
 

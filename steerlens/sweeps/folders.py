@@ -9,8 +9,8 @@ Files appear whole or not at all. What a killed process leaves behind has a name
 
 import ast
 import hashlib
-import inspect
 import json
+import os
 import platform
 import tempfile
 import time
@@ -18,36 +18,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import torch
-
-from ..judging import Judge
-from ..model import Bridge, check_layer, check_model, identity
+from ..judging import Judge, judge_identity
+from ..model import Bridge, identity, weights_hash
 from ..runs import _versions
 from ..vector import SteeringVector, write_atomically
-from .cells import SCHEMA, Cell, Job, Result
+from .cells import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
     "positions", "interventions", "objectives", "judging", "scaling", "data", "vector", "prompting", "model",
     "watching", "passes", "steering", "generation", "likelihood", "sites", "runs", "training", "evaluation", "sweeps.cells",
 )  # fmt: skip
-"""The modules whose code decides what a cell's numbers are."""
+"""The modules whose code decides what a cell's numbers are, beside the judge's."""
+ASKING = ("judges.rubrics", "judges.asking")
+"""The modules that also decide what a judge of `steerlens.judges` says."""
 PACKAGE = Path(__file__).parents[1]
-SAMPLED = 1024
-"""Entries of each parameter that the fingerprint of a model's weights looks at."""
 SHOWN = 60
 """Characters of a differing value that an error shows."""
 STALE = 3600.0
 """Seconds after which a temporary file belongs to nobody."""
-
-
-@runtime_checkable
-class Described(Protocol):
-    """A judge that says what it asks with, such as `LLMJudge`."""
-
-    @property
-    def settings(self) -> Any: ...
 
 
 class Folder:
@@ -62,6 +52,20 @@ class Folder:
             self._remote, self._root = fsspec.core.url_to_fs(self.name)
         self.path = Path(self.name.removeprefix("file://"))
 
+    def check_writable(self) -> None:
+        """Say now what would otherwise end a sweep when its first cell is done; nothing is made.
+
+        Raises:
+            OSError: there is a file in the way, or nothing may be written there.
+        """
+        if self._remote is not None:
+            return
+        there = next((path for path in (self.path, *self.path.absolute().parents) if path.exists()), self.path)
+        if not there.is_dir():
+            raise NotADirectoryError(f"{self.name} cannot hold a sweep: {there} is not a directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.name} cannot hold a sweep: {there} may not be written to")
+
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
         try:
@@ -70,11 +74,18 @@ class Folder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole: by renaming locally, in one request elsewhere."""
-        if self._remote is None:
-            write_atomically(self.path / name, content)
-        else:
-            self._remote.pipe_file(f"{self._root}/{name}", content)
+        """Write a file whole: by renaming locally, in one request elsewhere.
+
+        Raises:
+            OSError: it cannot be written; the message names it.
+        """
+        try:
+            if self._remote is None:
+                write_atomically(self.path / name, content)
+            else:
+                self._remote.pipe_file(f"{self._root}/{name}", content)
+        except OSError as error:
+            raise OSError(error.errno, f"{self.name}/{name} could not be written: {error}") from error
 
     def cell_files(self) -> set[str]:
         """Names of the files of cells, without what was left half-written."""
@@ -107,7 +118,7 @@ class Folder:
         there, found = self.cell_files(), {}
         for key in keys:
             record = _parsed(self.read(f"cells/{key}.json")) if f"{key}.json" in there else None
-            if record is not None and (record["error"] is not None or f"{key}.safetensors" in there):
+            if record is not None and (record["error"] is not None or _whole(self.read(f"cells/{key}.safetensors"))):
                 found[key] = record
         return found
 
@@ -131,10 +142,26 @@ class Folder:
             if self.cell_files():
                 raise ValueError(f"{self.name} holds cells but no manifest.json that says what they are made from")
             return None
-        manifest = json.loads(content)
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"{self.name}: manifest of schema {manifest['schema']}, this steerlens reads {SCHEMA}")
+        try:
+            manifest = json.loads(content)
+            if manifest["schema"] != SCHEMA:
+                raise _OtherSchema(f"{self.name}: manifest of schema {manifest['schema']}, this steerlens reads {SCHEMA}")
+            if not isinstance(manifest["fingerprints"], list):
+                raise TypeError("fingerprints are no list")
+            for cell in manifest["plan"]:
+                Cell(**cell)
+        except _OtherSchema:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{self.name}/manifest.json is damaged ({told}): put a copy of it back, or take another directory"
+            ) from error
         return manifest
+
+
+class _OtherSchema(ValueError):
+    """A manifest of another steerlens, which is not a damaged one."""
 
 
 def _parsed(content: bytes | None) -> dict[str, Any] | None:
@@ -142,7 +169,25 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
         record = json.loads(content or b"")
     except ValueError:
         return None
-    return record if isinstance(record, dict) and record.get("schema") == SCHEMA and "made_with" in record else None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not {*RECORD, "made_with"} <= record.keys():
+        return None
+    parts = {"settings": dict, "numbers": dict, "seconds": dict, "rows": list, "made_with": str}
+    if not all(isinstance(record[name], kind) for name, kind in parts.items()) or "judge" not in record["seconds"]:
+        return None
+    return record if all(isinstance(row, dict) and set(ROW) <= row.keys() for row in record["rows"]) else None
+
+
+def _whole(content: bytes | None) -> bool:
+    """Whether a safetensors file is as long as its header says; the checksum is read with the vector."""
+    size = int.from_bytes((content or b"")[:8], "little")
+    if content is None or not 0 < size <= len(content) - 8:
+        return False
+    try:
+        header = json.loads(content[8 : 8 + size])
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return len(content) == 8 + size + max(ends)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return False
 
 
 def agree(folder: Folder, fingerprint: Mapping[str, Any], cells: Sequence[Cell], keep: bool) -> None:
@@ -208,12 +253,9 @@ def of_job(job: Job) -> dict[str, Any]:
     }
 
 
-def of_model(model: Bridge, judge: Judge, layers: Iterable[int]) -> dict[str, Any]:
-    """What only a process with the model knows; checks that the model has the layers."""
-    check_model(model)
-    for layer in layers:
-        check_layer(model, layer)
-    return {"model": identity(model) | {"weights": weights_hash(model)}, "judge": judge_identity(judge)}
+def of_model(model: Bridge, judge: Judge) -> dict[str, Any]:
+    """What only a process with the model and the judge knows."""
+    return {"model": identity(model) | {"weights": weights_hash(model)}, "judge": of_judge(judge)}
 
 
 def made_with(fingerprint: Mapping[str, Any], concept: str) -> str:
@@ -224,9 +266,14 @@ def made_with(fingerprint: Mapping[str, Any], concept: str) -> str:
 
 @cache
 def code_hash() -> str:
-    """Fingerprint of the code that decides the numbers; comments, docstrings and layout do not count."""
+    """Fingerprint of the code that decides the numbers, apart from the judge's."""
+    return hash_of(DECIDING)
+
+
+def hash_of(modules: Iterable[str]) -> str:
+    """Fingerprint of modules of steerlens; comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
-    for name in DECIDING:
+    for name in modules:
         tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -240,25 +287,11 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def weights_hash(model: Bridge) -> str:
-    """Fingerprint of the weights: names, shapes, and evenly spaced entries of each parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.original_model.named_parameters()):
-        flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // SAMPLED)].to("cpu", torch.float32)
-        digest.update(f"|{name}|{tuple(parameter.shape)}|".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def judge_identity(judge: Judge) -> str:
-    """The judge's class, a fingerprint of the module that it is written in, and its `settings` if it tells them."""
-    kind = type(judge)
-    try:
-        source = inspect.getsource(inspect.getmodule(kind) or kind)
-    except (OSError, TypeError):  # written at a prompt
-        source = ""
-    told = f" {judge.settings}" if isinstance(judge, Described) else ""
-    return f"{kind.__module__}.{kind.__qualname__} {_digest(source)[:12]}{told}"
+def of_judge(judge: Judge) -> str:
+    """`judge_identity`; of a judge of `steerlens.judges` also the code of its module, of its rubrics and of its asking."""
+    module = type(judge).__module__.removeprefix(f"{PACKAGE.name}.")
+    code = hash_of((module, *ASKING)) if module.startswith("judges.") else ""
+    return f"{judge_identity(judge)} {code[:12]}".rstrip()
 
 
 def _digest(value: Any) -> str:

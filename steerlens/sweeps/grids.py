@@ -1,21 +1,29 @@
 """Grids: axes and their values, or settings written out -> the cells of a sweep, checked before any work starts."""
 
+import inspect
 import itertools
+import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from ..interventions import intervention
-from ..objectives import objective_function
+from ..data import DataError, SteeringData
+from ..model import Bridge, check_layer, check_model, d_model
+from ..objectives import NULL, needs, objective_function
 from ..positions import canonical_positions
+from ..runs import _check_form, _read_factors, published_settings
 from ..scaling import TrainConfig
+from ..training import train
 from .cells import CONFIG_AXES, TRAIN_AXES, Cell
 
 Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """Axis -> its values, of which all combinations are taken; or the settings one by one."""
+DEFAULTS = {name: inspect.signature(train).parameters[name].default for name in TRAIN_AXES if name != "layer"}
+"""What `train` takes where a grid says nothing."""
 
 
 def cells_of(concepts: Sequence[str], grid: Grid, seeds: Sequence[int], config: TrainConfig | None) -> list[Cell]:
@@ -30,13 +38,56 @@ def cells_of(concepts: Sequence[str], grid: Grid, seeds: Sequence[int], config: 
     if len(set(listed)) < len(listed):
         raise ValueError(f"a seed is given twice: {listed}")
     settings = read_settings(grid, config)
-    cells = [Cell(concept, seed, chosen) for seed in listed for concept in concepts for chosen in settings]
-    seen: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.key in seen:
-            raise ValueError(f"the grid holds the same settings twice: {dict(cell.settings)}")
-        seen[cell.key] = cell
-    return cells
+    _check_distinct(settings, [settled(one, config) for one in settings])
+    return [Cell(concept, seed, chosen) for seed in listed for concept in concepts for chosen in settings]
+
+
+def settled(settings: Mapping[str, Any], config: TrainConfig | None) -> dict[str, Any]:
+    """Settings with all that they leave open filled in; without a config, its fields stay as they are."""
+    fields = {} if config is None else {name: _plain(name, value) for name, value in asdict(config).items()}
+    return DEFAULTS | fields | dict(settings)
+
+
+def _check_distinct(settings: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> None:
+    seen: dict[str, Mapping[str, Any]] = {}
+    for one, filled in zip(settings, whole, strict=True):
+        name = json.dumps(filled, sort_keys=True)
+        if name in seen:
+            same = "" if dict(seen[name]) == dict(one) else f" and {dict(one)}, which differ in what is the default anyway"
+            raise ValueError(f"the grid holds the same settings twice: {dict(seen[name])}{same}")
+        seen[name] = one
+
+
+def check_settings(model: Bridge, settings: Sequence[Mapping[str, Any]], config: TrainConfig | None) -> None:
+    """What can only be said of settings once the model is there: layers, ranks, and published settings written out.
+
+    Raises:
+        ValueError: settings that this model cannot be trained with, or the same settings twice.
+    """
+    check_model(model)
+    whole = []
+    for one in settings:
+        check_layer(model, one["layer"])
+        full = settled(one, config)
+        _check_form(full["form"], full["rank"], needs(objective_function(full["objective"])), d_model(model))
+        published = config or published_settings(model, full["positions"], full["objective"])[0]
+        whole.append(settled(one, published))
+    _check_distinct(settings, whole)
+
+
+def check_neutral(datasets: Mapping[str, SteeringData], settings: Sequence[Mapping[str, Any]]) -> None:
+    """Neutral responses must be there where an objective compares with them.
+
+    Raises:
+        DataError: they are not; the message names data, row and objective.
+    """
+    comparing = [one["objective"] for one in settings if "objective" in one and needs(objective_function(one["objective"]))]
+    for name, data in datasets.items():
+        lacking = next((number for number, example in enumerate(data) if example.neutral is None), None)
+        if comparing and lacking is not None:
+            raise DataError(
+                f"{name!r}, row {lacking}: no neutral response, with which the objective {comparing[0]!r} compares the response"
+            )
 
 
 def read_settings(grid: Grid, config: TrainConfig | None) -> list[dict[str, Any]]:
@@ -85,9 +136,13 @@ def _checked(row: Mapping[str, Any], config: TrainConfig | None) -> dict[str, An
             raise ValueError(f"layer {settings['layer']!r}: a cell has one vector, so its layer is one block's index")
         if "positions" in settings:
             settings["positions"] = canonical_positions(settings["positions"])
-        objective_function(settings.get("objective", "lang"))
-        intervention(settings.get("form", "add"))
-        replace(config or TrainConfig(), **{name: settings[name] for name in CONFIG_AXES if name in settings})
+        full = DEFAULTS | settings
+        needed = needs(objective_function(full["objective"]))
+        _check_form(full["form"], full["rank"], needed, sys.maxsize)  # the width is known with the model
+        _read_factors(full["factor"])
+        base = replace(config or TrainConfig(), **{name: settings[name] for name in CONFIG_AXES if name in settings})
+        if base.null_factor_init is not None and NULL not in needed and full["form"] != "null":
+            raise ValueError(f"null_factor_init is set, but the objective {full['objective']!r} has no Null intervention")
     except (TypeError, ValueError) as error:
         raise ValueError(f"settings {settings}: {error}") from error
     return settings

@@ -15,9 +15,15 @@ from ..judging import Judge
 from ..model import Bridge, load_model
 from .cells import SCHEMA, Cell, Job, Result, failure, run_cell
 from .folders import of_model
+from .grids import check_settings
 
 DEATHS = 3
 """Workers that may die one after the other, without a cell finished between them, before the sweep stops."""
+
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Key of a cell -> its record."""
+Settings = Sequence[Mapping[str, Any]]
 
 
 class Pool(NamedTuple):
@@ -25,8 +31,8 @@ class Pool(NamedTuple):
 
     identity: Mapping[str, Any]
     """Fingerprints of its model and judge."""
-    results: Callable[[Sequence[Cell]], Iterator[Result]]
-    """Cells -> their results, in the order in which they finish."""
+    results: Callable[[Sequence[Cell], Records], Iterator[Result]]
+    """Cells, and the records of those that are only to be judged again -> results, in the order in which they finish."""
 
 
 class Workers(NamedTuple):
@@ -41,10 +47,15 @@ class Workers(NamedTuple):
 
 
 @contextmanager
-def local(job: Job, model: Any, judge: Any, layers: Sequence[int]) -> Iterator[Pool]:
+def local(job: Job, model: Any, judge: Any, settings: Settings) -> Iterator[Pool]:
     """Cells one after the other, in this process."""
-    loaded, asked = made_model(model), made_judge(judge)
-    yield Pool(of_model(loaded, asked, layers), lambda cells: (run_cell(loaded, asked, job, cell) for cell in cells))
+    asked, loaded = made_judge(judge), made_model(model)
+    check_settings(loaded, settings, job.config)
+
+    def results(cells: Sequence[Cell], past: Records) -> Iterator[Result]:
+        return (run_cell(loaded, asked, job, cell, past.get(cell.key)) for cell in cells)
+
+    yield Pool(of_model(loaded, asked), results)
 
 
 def made_model(model: Any) -> Bridge:
@@ -69,20 +80,21 @@ def made_judge(judge: Any) -> Judge:
 class _Worker:
     """A model, a judge, and the data of a sweep, in a process of their own."""
 
-    def __init__(self, job: Job, model: Any, judge: Any, layers: Sequence[int], threads: int) -> None:
+    def __init__(self, job: Job, model: Any, judge: Any, settings: Settings, threads: int) -> None:
         torch.set_num_threads(threads)
         self._job, self._model, self._judge = job, made_model(model), made_judge(judge)
-        self._identity = of_model(self._model, self._judge, layers)
+        check_settings(self._model, settings, job.config)
+        self._identity = of_model(self._model, self._judge)
 
     def identity(self) -> Mapping[str, Any]:
         return self._identity
 
-    def run(self, cell: Cell) -> Result:
-        return run_cell(self._model, self._judge, self._job, cell)
+    def run(self, cell: Cell, past: Mapping[str, Any] | None) -> Result:
+        return run_cell(self._model, self._judge, self._job, cell, past)
 
 
 @contextmanager
-def on_ray(job: Job, model: Any, judge: Any, layers: Sequence[int], workers: Workers) -> Iterator[Pool]:
+def on_ray(job: Job, model: Any, judge: Any, settings: Settings, workers: Workers) -> Iterator[Pool]:
     """Cells on the Ray cluster that this process is connected to; without one, on a local one, which is closed again.
 
     Raises:
@@ -107,14 +119,14 @@ def on_ray(job: Job, model: Any, judge: Any, layers: Sequence[int], workers: Wor
         shared = ray.put(job)
 
         def start() -> Any:
-            alive.append(kind.remote(shared, model, judge, layers, workers.cpus))
+            alive.append(kind.remote(shared, model, judge, settings, workers.cpus))
             return alive[-1]
 
         first = [start() for _ in range(n)]
         identities = ray.get([worker.identity.remote() for worker in first])
         if any(one != identities[0] for one in identities):
             raise ValueError(f"the workers do not have the same model and judge: {identities}")
-        yield Pool(identities[0], lambda cells: _results(ray, first, start, cells))
+        yield Pool(identities[0], lambda cells, past: _results(ray, first, start, cells, past))
     finally:
         for worker in alive:
             ray.kill(worker)
@@ -141,14 +153,16 @@ def _count(resources: Mapping[str, float], workers: Workers) -> int:
     return workers.n or min(room)
 
 
-def _results(ray: Any, workers: Sequence[Any], start: Callable[[], Any], cells: Sequence[Cell]) -> Iterator[Result]:
+def _results(
+    ray: Any, workers: Sequence[Any], start: Callable[[], Any], cells: Sequence[Cell], past: Records
+) -> Iterator[Result]:
     """Keep every worker busy with one cell. A worker that dies costs its cell, which is recorded, and is replaced."""
     waiting, busy, deaths = list(reversed(cells)), {}, 0
     idle = list(workers)
     while waiting or busy:
         while idle and waiting:
             worker, cell = idle.pop(), waiting.pop()
-            busy[worker.run.remote(cell)] = (worker, cell, time.perf_counter())
+            busy[worker.run.remote(cell, past.get(cell.key))] = (worker, cell, time.perf_counter())
         (done, *_), _ = ray.wait(list(busy), num_returns=1)
         worker, cell, since = busy.pop(done)
         try:

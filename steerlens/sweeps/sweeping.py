@@ -1,5 +1,6 @@
 """Many runs: settings x concepts x seeds, each cell stored when it is done, so that a sweep can be killed and goes on."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from ..judging import Judge
 from ..model import Bridge
 from ..scaling import TrainConfig
 from ..vector import SteeringVector
-from .cells import Cell, Job, Sampling
+from .cells import Cell, Job, Sampling, unrated
 from .folders import Folder, agree, made_with, of_job
-from .grids import Grid, cells_of
+from .grids import Grid, cells_of, check_neutral
 from .pools import Pool, Workers, local, on_ray
 
 Prompts = Mapping[Any, Sequence[Prompt]] | Callable[[Any], Sequence[Prompt]]
@@ -196,16 +197,20 @@ def sweep(
             each worker loads the model itself, so `model` must be a name, path or function.
         n_workers: on Ray; None = as many as fit.
         cpus_per_worker, gpus_per_worker: what each worker takes; torch uses as many threads as CPUs.
-        retry: which cells that have run are run again: "failed" ones, also those with responses left "unscored" (a judge that
-            could not be reached), or "none".
+        retry: which cells that have run are run again: "failed" ones, or "none". "unscored" also has the responses that are
+            without a score (a judge that could not be reached) judged again, of cells made with the same; cells made with
+            something else, kept by `on_mismatch`, are made anew. What comes out worse replaces nothing.
         on_mismatch: what to do if `out` was made with another model, judge, code, software, data, prompts or settings outside
             the grid. "refuse" is an error that names what differs. "keep" leaves finished cells as they are and makes the
-            others with what is given now; `made_with` tells them apart. Of a judge only its class and the module that it is
-            written in are compared, and of steerlens only the modules that decide a cell's numbers.
+            others with what is given now; `made_with` tells them apart. Of a judge is compared what
+            `judging.judge_identity` says of it, and of steerlens the modules that decide a cell's numbers, with a judge of
+            `steerlens.judges` also its own.
         progress: show a progress bar with the time left.
 
     Raises:
-        ValueError, TypeError, DataError: arguments that cannot be used, or a mismatch, before any work starts.
+        ValueError, TypeError, DataError: arguments that cannot be used, a damaged manifest, or a mismatch, before any work
+            starts.
+        OSError: `out` cannot be written to.
         ImportError: ray is asked for and not installed.
     """
     for name, value, known in (
@@ -215,12 +220,20 @@ def sweep(
     ):
         if value not in known:
             raise ValueError(f"{name} {value!r} is unknown; use {' or '.join(map(repr, known))}")
+    if max_new_tokens < 1 or batch_size < 1 or not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"max_new_tokens {max_new_tokens} and batch_size {batch_size} must be at least 1, and temperature {temperature} "
+            "at least 0"
+        )
     job = Job(*_named(datasets, prompts), config, Sampling(max_new_tokens, temperature, chat, batch_size))
-    cells = cells_of(list(job.datasets), grid, seeds, config)
-    folder, layers = Folder(out), sorted({cell.settings["layer"] for cell in cells})
-    opened: AbstractContextManager[Pool] = local(job, model, judge, layers)
+    cells, folder = cells_of(list(job.datasets), grid, seeds, config), Folder(out)
+    settings = [cell.settings for cell in cells if cell[:2] == cells[0][:2]]
+    check_neutral(job.datasets, settings)
+    folder.check_writable()
+    folder.manifest()
+    opened: AbstractContextManager[Pool] = local(job, model, judge, settings)
     if executor == "ray":
-        opened = on_ray(job, model, judge, layers, Workers(n_workers, cpus_per_worker, gpus_per_worker))
+        opened = on_ray(job, model, judge, settings, Workers(n_workers, cpus_per_worker, gpus_per_worker))
     with opened as pool:
         fingerprint = of_job(job) | dict(pool.identity)
         agree(folder, fingerprint, cells, keep=on_mismatch == "keep")
@@ -249,11 +262,13 @@ def _run(folder: Folder, pool: Pool, cells: Sequence[Cell], marks: Mapping[str, 
     """Run what has not run, and store each cell when it is done."""
     past = folder.records(cell.key for cell in cells)
     todo = [cell for cell in cells if cell.key not in past or _again(past[cell.key], retry)]
+    known = {cell.key: past[cell.key] for cell in todo if cell.key in past and past[cell.key]["error"] is None}
+    judged = {key: record for key, record in known.items() if record["made_with"] == marks[record["concept"]]}
     n_failed = 0
     with tqdm(total=len(cells), initial=len(cells) - len(todo), desc="sweep", unit="cell", disable=not progress) as bar:
-        for result in pool.results(todo):
+        for result in pool.results(todo, judged):
             failed = result.record["error"] is not None
-            if not failed or past.get(result.key, result.record)["error"] is not None:  # never a failure over a result
+            if result.key not in known or _better(result.record, known[result.key]):
                 folder.store(result, marks[result.record["concept"]])
             n_failed += failed
             bar.set_postfix(failed=n_failed, refresh=False)
@@ -263,7 +278,17 @@ def _run(folder: Folder, pool: Pool, cells: Sequence[Cell], marks: Mapping[str, 
 def _again(record: Mapping[str, Any], retry: Retry) -> bool:
     if record["error"] is not None:
         return retry != "none"
-    return retry == "unscored" and any(row["overall"] is None for row in record["rows"])
+    return retry == "unscored" and _missing(record)[0] > 0
+
+
+def _better(record: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """A failure never replaces a result, nor does a result with more unscored rows."""
+    return record["error"] is None and _missing(record) < _missing(old)
+
+
+def _missing(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Unscored rows, and missing ratings."""
+    return sum(row["overall"] is None for row in record["rows"]), sum(map(unrated, record["rows"]))
 
 
 # --- records -> frames ------------------------------------------------------------------------------------------------
