@@ -13,6 +13,7 @@ from .geometry import plot_stability as plot_stability
 from .scores import plot_scan as plot_scan
 from .scores import plot_scores as plot_scores
 from .scores import plot_selection as plot_selection
+from .style import COLORS as COLORS
 from .tokens import plot_drift as plot_drift
 from .tokens import plot_position_effects as plot_position_effects
 from .tokens import plot_token_effects as plot_token_effects
