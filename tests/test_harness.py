@@ -222,7 +222,8 @@ def test_refused(model: Any, make_vector: Callable[..., Any], files: Path) -> No
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         harness_scores(model, make_vector(layer=9), task(files, "multiple_choice"))
     with pytest.raises(TypeError, match="PerPrompt says which row gets which vector"):
-        harness_scores(model, steerlens.PerPrompt([make_vector(), make_vector(seed=2)]), task(files, "multiple_choice"))
+        by_row: Any = steerlens.PerPrompt([make_vector(), make_vector(seed=2)])
+        harness_scores(model, by_row, task(files, "multiple_choice"))
     with pytest.raises(ValueError, match="batch_size is 0"):
         harness_scores(model, None, task(files, "multiple_choice"), batch_size=0)
     with pytest.raises(ValueError, match="'some': a dict must configure one task"):

@@ -422,7 +422,7 @@ def test_other_weights_and_other_code_are_noticed(run: Callable[..., Sweep], mod
 
 
 def test_the_rubric_of_a_judge_of_ours_counts(monkeypatch: Any) -> None:
-    kind = type("LLM", (), {"__module__": "steerlens.judges.llm", "score": score, "identity": "one"})
+    kind: Any = type("LLM", (), {"__module__": "steerlens.judges.llm", "score": score, "identity": "one"})
     before = folders.of_judge(kind())
     real = folders.hash_of
     monkeypatch.setattr(folders, "hash_of", lambda names: real([name for name in names if name != "judges.rubrics"]))
