@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from . import terrarium as terrarium
     from .activations import Activations as Activations
     from .activations import collect as collect
+    from .attacks import Suppression as Suppression
+    from .attacks import read_suppression as read_suppression
+    from .attacks import suppression as suppression
     from .auditing import Audit as Audit
     from .auditing import audit as audit
     from .calibration import calibrate as calibrate
@@ -31,13 +34,25 @@ if TYPE_CHECKING:
     from .extraction import from_direction as from_direction
     from .extraction import sae_direction as sae_direction
     from .generation import generate as generate
+    from .harness import HarnessScores as HarnessScores
+    from .harness import harness_scores as harness_scores
+    from .judges.llm import LLMJudge as LLMJudge
+    from .judges.llm import ReplayJudge as ReplayJudge
+    from .judges.local import LocalJudge as LocalJudge
+    from .judges.rubrics import Rubric as Rubric
+    from .judging import BatchJudge as BatchJudge
     from .judging import Judge as Judge
+    from .judging import JudgeError as JudgeError
+    from .judging import Question as Question
     from .judging import Scores as Scores
     from .judging import ScriptedJudge as ScriptedJudge
+    from .judging import Verdict as Verdict
     from .live import LiveHistory as LiveHistory
     from .model import load_model as load_model
     from .passes import SteeringError as SteeringError
     from .prompting import SteeringPrompt as SteeringPrompt
+    from .protocol.benchmark import AxBenchResult as AxBenchResult
+    from .protocol.benchmark import axbench as axbench
     from .reporting import report as report
     from .scaling import TrainConfig as TrainConfig
     from .scanning import LayerScan as LayerScan
@@ -48,6 +63,12 @@ if TYPE_CHECKING:
     from .steering import PerPrompt as PerPrompt
     from .steering import hook as hook
     from .steering import steer as steer
+    from .sweeps.sweeping import Sweep as Sweep
+    from .sweeps.sweeping import sweep as sweep
+    from .tradeoffs import Frontier as Frontier
+    from .tradeoffs import SideEffects as SideEffects
+    from .tradeoffs import frontier as frontier
+    from .tradeoffs import side_effects as side_effects
     from .training import loss as loss
     from .training import train as train
     from .training import train_many as train_many
@@ -55,6 +76,27 @@ if TYPE_CHECKING:
     from .vector import VectorFileError as VectorFileError
 
 _HOME = {
+    "LLMJudge": "judges.llm",
+    "ReplayJudge": "judges.llm",
+    "LocalJudge": "judges.local",
+    "Rubric": "judges.rubrics",
+    "JudgeError": "judging",
+    "Question": "judging",
+    "Verdict": "judging",
+    "BatchJudge": "judging",
+    "axbench": "protocol.benchmark",
+    "AxBenchResult": "protocol.benchmark",
+    "suppression": "attacks",
+    "Suppression": "attacks",
+    "read_suppression": "attacks",
+    "harness_scores": "harness",
+    "HarnessScores": "harness",
+    "frontier": "tradeoffs",
+    "Frontier": "tradeoffs",
+    "side_effects": "tradeoffs",
+    "SideEffects": "tradeoffs",
+    "sweep": "sweeps.sweeping",
+    "Sweep": "sweeps.sweeping",
     "Activations": "activations",
     "collect": "activations",
     "extract": "extraction",

@@ -1,15 +1,16 @@
 """Generations -> ratings -> numbers with intervals, and what was not scored counted beside them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from .data import Prompt
 from .generation import as_prompts, generate, row_seeds
-from .judging import RATINGS, UNSCORED, Judge, Scores
+from .judging import RATINGS, UNSCORED, BatchJudge, Judge, JudgeError, Question, Scores, Verdict
 from .model import Bridge
 from .steering import PerPrompt, SteerText
 
@@ -22,7 +23,8 @@ class Evaluation:
     """Judged generations.
 
     `frame` has one row per generation: concept, prompt, response, seed, concept_score, instruct_score, fluency_score,
-    overall (NaN where unscored) and error (why a row is unscored, else None).
+    overall (NaN where unscored) and error (why a row is unscored, else None); with a judge that writes, also replies (what it
+    wrote, as JSON: rating -> text).
     """
 
     frame: pd.DataFrame
@@ -52,10 +54,13 @@ class Evaluation:
         return table
 
     def interval(self, score: str = "overall", level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of the mean: over concepts, whole, if there are several, else over rows."""
+        """Percentile bootstrap interval of the mean: over scored concepts, whole, if there are several, else over rows.
+
+        None without a score, and with a single scored row, which says nothing about its own spread.
+        """
         scored = self.frame.dropna(subset=[score])
         units = scored.groupby("concept")[score].mean() if scored["concept"].nunique() > 1 else scored[score]
-        if units.empty:
+        if len(units) < 2:
             return None
         draws = np.random.default_rng(seed).choice(units.to_numpy(), size=(RESAMPLES, len(units)))
         low, high = np.quantile(draws.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
@@ -63,16 +68,23 @@ class Evaluation:
 
     def summary(self) -> str:
         """The result in a sentence."""
-        n, concepts = len(self.frame), self.frame["concept"].nunique()
-        interval, overall = self.interval(), self.overall
-        if overall is None or interval is None:
-            return f"none of {n} responses could be scored"
+        n, overall = len(self.frame), self.overall
+        if overall is None:
+            reasons = self.frame["error"].dropna()
+            return f"none of {n} responses could be scored" + (f"; the first reason: {reasons.iloc[0]}" if len(reasons) else "")
         parts = ", ".join(f"{name} {self.mean(f'{name}_score'):.2f}" for name in RATINGS)
-        unit = f"{concepts} concepts" if concepts > 1 else f"{n} responses to one concept"
-        return (
-            f"overall {overall:.2f} of 2 (95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}); {parts}; "
-            f"{self.unscored} of {n} unscored"
-        )
+        return f"overall {overall:.2f} of 2 ({self._spread()}); {parts}; {self.unscored} of {n} unscored"
+
+    def _spread(self) -> str:
+        """The interval, over what it is, and how many concepts are not in it."""
+        scored, interval = self.frame.dropna(subset=["overall"]), self.interval()
+        concepts = scored["concept"].nunique()
+        missing = self.frame["concept"].nunique() - concepts
+        unit = f"{concepts} concepts" if concepts > 1 else f"{len(scored)} responses to one concept"
+        told = "one response, no interval"
+        if interval is not None:
+            told = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
+        return told + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
 
     @staticmethod
     def concat(parts: Sequence["Evaluation"]) -> "Evaluation":
@@ -100,8 +112,8 @@ def evaluate(
         sv: what steers: a vector, several together, a `SteeringPrompt`, one per prompt, or None for the plain model. The
             judge is shown the prompts without steering prompts.
         concept: what the judge looks for, in all responses or one concept per prompt.
-        judge: anything with `score(concept, prompt, response) -> Scores`. Where it raises, the row is unscored and keeps
-            the reason; only an interrupt stops the evaluation.
+        judge: anything with `score(concept, prompt, response) -> Scores`; a `BatchJudge` gets all questions at once. Where
+            it raises, the row is unscored and keeps the reason; only an interrupt stops the evaluation.
         max_new_tokens, temperature, seed, chat, batch_size, progress: as `generate`.
     """
     batch = as_prompts(prompts)
@@ -119,29 +131,62 @@ def evaluate(
         batch_size=batch_size,
         progress=progress,
     )
-    rows = []
     seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
-    for about, prompt, response, own in zip(concepts, batch, responses, seeds, strict=True):
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        scores, error = ask(judge, about, text, response)
-        ratings = {f"{name}_score": getattr(scores, name) for name in RATINGS}
-        rows.append(
-            {"concept": about, "prompt": text, "response": response, "seed": own}
-            | ratings
-            | {"overall": scores.overall, "error": error}
-        )
+    rows = judge_rows(judge, concepts, batch, responses, seeds)
     return Evaluation(pd.DataFrame(rows).astype(dict.fromkeys(SCORES, float)))
 
 
-def ask(judge: Judge, concept: str, prompt: str, response: str) -> tuple[Scores, str | None]:
+def judge_rows(
+    judge: Judge, concepts: Sequence[str], prompts: Sequence[Prompt], responses: Sequence[str], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Rows of `Evaluation.frame` for responses that exist already, one each. Of a conversation the judge sees the last turn."""
+    texts = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
+    questions = [Question(*asked) for asked in zip(concepts, texts, responses, strict=True)]
+    verdicts = ask_all(judge, questions)
+    rows = []
+    for question, seed, (scores, error, _) in zip(questions, seeds, verdicts, strict=True):
+        ratings = {f"{name}_score": getattr(scores, name) for name in RATINGS}
+        rows.append(question._asdict() | {"seed": seed} | ratings | {"overall": scores.overall, "error": error})
+    if any(verdict.replies is not None for verdict in verdicts):
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row["replies"] = None if verdict.replies is None else json.dumps(dict(verdict.replies), ensure_ascii=False)
+    return rows
+
+
+def ask_all(judge: Judge, questions: Sequence[Question]) -> list[Verdict]:
+    """A verdict per question, in order; whatever goes wrong in a judge is a reason in its rows, never an error or a zero."""
+    if not isinstance(judge, BatchJudge):
+        return [ask(judge, *question) for question in questions]
+    try:
+        verdicts = list(judge.score_many(questions))
+    except JudgeError as error:
+        verdicts = list(error.verdicts) or [Verdict(UNSCORED, str(error))] * len(questions)
+    except Exception as error:
+        return [Verdict(UNSCORED, f"{type(error).__name__}: {error}")] * len(questions)
+    if len(verdicts) != len(questions):  # which belongs to which cannot be known
+        reason = f"the judge returned {len(verdicts)} verdicts for {len(questions)} questions"
+        return [Verdict(UNSCORED, reason)] * len(questions)
+    return [_checked(verdict) for verdict in verdicts]
+
+
+def ask(judge: Judge, concept: str, prompt: str, response: str) -> Verdict:
     """The judge's scores, or unscored and why."""
     try:
         scores = judge.score(concept, prompt, response)
     except Exception as error:  # whatever goes wrong in a judge costs this row, never the run, never a zero
-        return UNSCORED, f"{type(error).__name__}: {error}"
+        return Verdict(UNSCORED, f"{type(error).__name__}: {error}")
     if not isinstance(scores, Scores):
-        return UNSCORED, f"the judge returned {type(scores).__name__}, not Scores"
-    return scores, None if scores.overall is not None else "the judge left a rating out"
+        return Verdict(UNSCORED, f"the judge returned {type(scores).__name__}, not Scores")
+    return _checked(Verdict(scores))
+
+
+def _checked(verdict: Any) -> Verdict:
+    """A verdict with a reason wherever a rating is missing."""
+    if not isinstance(verdict, Verdict) or not isinstance(verdict.scores, Scores):
+        return Verdict(UNSCORED, f"the judge returned {type(verdict).__name__}, not a Verdict with Scores")
+    if verdict.scores.overall is None and verdict.error is None:
+        return verdict._replace(error="the judge left a rating out")
+    return verdict
 
 
 @runtime_checkable

@@ -1,8 +1,11 @@
 """Ratings of a response, and who gives them. Definitions: AxBench (Wu et al. 2025), Bao et al. 2026 Sec. 5."""
 
-from collections.abc import Callable, Iterable
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from types import CodeType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 HIGHEST = 2.0
 RATINGS = ("concept", "instruct", "fluency")
@@ -45,6 +48,50 @@ class Judge(Protocol):
     def score(self, concept: str, prompt: str, response: str) -> Scores: ...
 
 
+class Question(NamedTuple):
+    """What a judge is asked about."""
+
+    concept: str
+    prompt: str
+    response: str
+
+
+class Verdict(NamedTuple):
+    """What a judge says to one question."""
+
+    scores: Scores
+    error: str | None = None
+    """Why a rating is missing."""
+    replies: Mapping[str, str] | None = None
+    """Rating -> what the judge wrote, unread."""
+
+
+@runtime_checkable
+class BatchJudge(Judge, Protocol):
+    """A judge that takes many questions at once: one verdict per question, in their order."""
+
+    def score_many(self, items: Sequence[Question]) -> Sequence[Verdict]: ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A judge that says what decides its ratings, without secrets: equal texts, equal ratings (or draws from the same)."""
+
+    @property
+    def identity(self) -> str: ...
+
+
+class JudgeError(ValueError):
+    """The judge refuses whatever it is asked (a wrong key, an unknown model), so asking stopped.
+
+    `verdicts`: one per question, in order: those given before, and the rest unscored with the reason.
+    """
+
+    def __init__(self, message: str, verdicts: Sequence[Verdict] = ()) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)
+
+
 class ScriptedJudge:
     """A judge for tests and tutorials: replies from a list (in order) or from a function.
 
@@ -58,6 +105,12 @@ class ScriptedJudge:
         self._replies = script if callable(script) else list(script)
         self.calls: list[tuple[str, str, str]] = []
 
+    @property
+    def identity(self) -> str:
+        """Class and digest of the script: of the list, or of the function's code and plain values, not of what it calls."""
+        told = _function(self._replies) if callable(self._replies) else repr(self._replies)
+        return f"{_name(type(self))} {_digest(told)}"
+
     def score(self, concept: str, prompt: str, response: str) -> Scores:
         """The next reply of the script."""
         self.calls.append((concept, prompt, response))
@@ -69,3 +122,56 @@ class ScriptedJudge:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+
+def judge_identity(judge: Judge) -> str:
+    """What tells a judge from others: its `identity`, or else its class and a digest of the file that defines it.
+
+    Two differently set judges of one class look alike unless they have an `identity`. Without source (in a notebook, say) only
+    the name of the class is told.
+    """
+    if isinstance(judge, Identified) and isinstance(judge.identity, str):
+        return judge.identity
+    kind = type(judge)
+    try:
+        module = inspect.getmodule(kind)
+        source = None if module is None else inspect.getsource(module)
+    except (OSError, TypeError):
+        source = None
+    return _name(kind) if source is None else f"{_name(kind)} {_digest(source)}"
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _function(function: Callable[..., Any]) -> str:
+    """A function's code with its defaults and what it holds, the same in every process."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return _name(type(inner))
+    held = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    given = [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None), *held]
+    return repr((_code(code), [_plain(value) for value in given]))
+
+
+def _code(code: CodeType) -> str:
+    return repr((code.co_code, code.co_names, [_plain(constant) for constant in code.co_consts]))
+
+
+def _plain(value: Any) -> str:
+    """A value without the address that the repr of many has, and sets in order."""
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(_plain, value)))
+    if isinstance(value, (list, tuple)):
+        return repr([_plain(one) for one in value])
+    if isinstance(value, dict):
+        return repr([(_plain(key), _plain(one)) for key, one in value.items()])
+    return repr(value) if value is None or isinstance(value, (str, bytes, int, float, complex, Scores)) else _name(type(value))

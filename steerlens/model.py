@@ -22,6 +22,8 @@ else:
 
 HookFunction = Callable[..., Tensor | None]
 Hooks = Sequence[tuple[str, HookFunction]]
+SAMPLED = 1024
+"""Entries of each parameter that the fingerprint of the weights looks at."""
 
 
 def load_model(name_or_path: str, **boot: Any) -> Bridge:
@@ -108,6 +110,16 @@ def identity(model: Bridge) -> dict[str, Any]:
         "n_layers": n_layers(model),
         "template_hash": None if template is None else hashlib.sha256(str(template).encode()).hexdigest(),
     }
+
+
+def weights_hash(model: Bridge) -> str:
+    """Fingerprint of the weights: names, shapes, and evenly spaced entries of each parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.original_model.named_parameters()):
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // SAMPLED)].to("cpu", torch.float32)
+        digest.update(f"|{name}|{tuple(parameter.shape)}|".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
 
 
 # --- text to tokens -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ score chooses on a random half of the prompts and reports on the other half.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,9 @@ from einops import rearrange
 from jaxtyping import Float
 
 from .data import Prompt
-from .evaluation import SCORES, ask
+from .evaluation import SCORES, judge_rows
 from .generation import as_prompts, generate, row_seeds
-from .judging import RATINGS, Judge
+from .judging import Judge
 from .model import Bridge
 from .steering import PerPrompt
 from .vector import SteeringVector
@@ -186,7 +186,8 @@ def select_factors(
         batch_size=batch_size,
         progress=progress,
     )
-    judged = [_judged(judge, row, response) for row, response in zip(rows, responses, strict=True)]
+    told = judge_rows(judge, [r.concept for r in rows], [r.prompt for r in rows], responses, [r.seed for r in rows])
+    judged = [{"factor": row.vector.factor} | answer for row, answer in zip(rows, told, strict=True)]
     frame = pd.DataFrame(judged).astype(dict.fromkeys(("factor", *SCORES), float))
     parts = {str(concept): part.reset_index(drop=True) for concept, part in frame.groupby("concept", sort=False)}
     return {concept: _selection(parts[concept], sv, candidates, splits, seed) for concept, sv in vectors.items()}
@@ -309,14 +310,6 @@ def _checked_factors(factors: Sequence[int | float]) -> list[float]:
         if value in values[:number]:
             raise ValueError(f"the factor {value:g} is given twice")
     return values
-
-
-def _judged(judge: Judge, row: _Row, response: str) -> dict[str, Any]:
-    text = row.prompt if isinstance(row.prompt, str) else row.prompt[-1]["content"]
-    scores, error = ask(judge, row.concept, text, response)
-    told = {"factor": row.vector.factor, "concept": row.concept, "prompt": text, "response": response, "seed": row.seed}
-    ratings = {f"{name}_score": getattr(scores, name) for name in RATINGS}
-    return told | ratings | {"overall": scores.overall, "error": error}
 
 
 def _selection(frame: pd.DataFrame, sv: SteeringVector, factors: Sequence[float], splits: int, seed: int) -> Selection:

@@ -1,14 +1,19 @@
 """Means, intervals and unscored rows, against tables worked out by hand."""
 
+import json
 import math
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import steerlens
-from steerlens.evaluation import Evaluation, accuracy, evaluate
-from steerlens.judging import Scores, ScriptedJudge
+from steerlens.evaluation import Evaluation, accuracy, evaluate, judge_rows
+from steerlens.judging import UNSCORED, BatchJudge, JudgeError, Question, Scores, ScriptedJudge, Verdict, judge_identity
 
 
 def frame(rows: Sequence[tuple[str, float | None, float | None, float | None]]) -> pd.DataFrame:
@@ -58,6 +63,33 @@ def test_interval_is_over_concepts_when_there_are_several():
     assert Evaluation(frame(rows)).interval() == (1.0, 1.0)
     low, high = Evaluation(frame(rows[:2])).interval() or (None, None)
     assert (low, high) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a", 2, 2, 2), ("a", 2, 2, 2), ("a", None, 2, 2)], "95 % interval 2.00 to 2.00 over 2 responses to one concept)"),
+        (
+            [("a", 2, 2, 2), ("a", 2, 2, 2), ("b", None, 2, 2), ("c", None, 2, 2)],
+            "interval 2.00 to 2.00 over 2 responses to one concept; 2 concepts unscored)",
+        ),
+        (
+            [("a", 2, 2, 2), ("b", 2, 2, 2), ("b", 2, 2, 2), ("c", None, 2, 2)],
+            "interval 2.00 to 2.00 over 2 concepts; 1 concept unscored)",
+        ),
+        ([("a", 2, 2, 2)], "overall 2.00 of 2 (one response, no interval); "),
+        ([("a", 2, 2, 2), ("b", None, 2, 2)], "(one response, no interval; 1 concept unscored); "),
+    ],
+)
+def test_the_summary_counts_what_the_interval_is_over(rows: list[Any], words: str):
+    told = Evaluation(frame(rows)).summary()
+    assert words in told and told.endswith(f"{sum(row[1] is None for row in rows)} of {len(rows)} unscored")
+
+
+def test_one_scored_row_has_no_interval():
+    one = Evaluation(frame([("a", 2, None, 2), ("a", 1, 2, 2), ("b", None, 2, 2)]))
+    assert one.overall == 1.5 and one.interval() is None
+    assert one.interval("concept_score") == (1.0, 2.0)
 
 
 def test_interval_covers_about_as_often_as_it_says():
@@ -126,3 +158,145 @@ def test_accuracy_counts_right_answers(model):
 
     questions = [Asked("a", True), Asked("b", False), Asked("c", True), Asked("d", True)]
     assert accuracy(model, None, questions, max_new_tokens=2) == 0.75
+
+
+# --- which judge it was ----------------------------------------------------------------------------------------------
+
+
+def rating(value: float) -> ScriptedJudge:
+    return ScriptedJudge(lambda concept, prompt, response: Scores(value, 2, 2))
+
+
+def test_scripts_are_told_apart():
+    listed = [ScriptedJudge([Scores(2, 2, last)]) for last in (2, 1)] + [ScriptedJudge([RuntimeError("a")])]
+    held = [rating(1.0), rating(2.0), ScriptedJudge(lambda concept, prompt, response: Scores(1, 1, 1))]
+    coded = [ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, len(prompt) % 2))]
+    told = [judge.identity for judge in listed + held + coded]
+    assert len(set(told)) == 7 and all("ScriptedJudge" in one for one in told)
+    assert rating(1.0).identity == held[0].identity and ScriptedJudge([Scores(2, 2, 2)]).identity == told[0]
+    assert judge_identity(held[0]) == held[0].identity
+
+
+SCRIPT = """
+from steerlens import Scores, ScriptedJudge
+words = {"b", "a", "c"}
+judge = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, float(response in {"x", "y", "z"}) + len(words)))
+print(judge.identity)
+"""
+
+
+def test_a_script_has_one_identity_in_all_processes():
+    told = set()
+    for seed in ("1", "2"):
+        ran = subprocess.run([sys.executable, "-c", SCRIPT], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True)
+        told.add(ran.stdout)
+    assert len(told) == 1 and b"ScriptedJudge" in told.pop()
+
+
+def test_any_judge_has_an_identity():
+    class Plain:
+        def score(self, concept: str, prompt: str, response: str) -> Scores:
+            return UNSCORED
+
+    class Named(Plain):
+        identity = "mine, version 3"
+
+    class Wrong(Plain):
+        identity = 3
+
+    assert judge_identity(Named()) == "mine, version 3"
+    assert judge_identity(Plain()) == judge_identity(Plain()) != judge_identity(Wrong())
+    name, digest = judge_identity(Plain()).rsplit(" ", 1)
+    assert name.endswith("Plain") and len(digest) == 12
+    made = type("Made", (Plain,), {"__module__": "nowhere"})  # as in a notebook: no source to be had
+    assert judge_identity(made()) == "nowhere.Made"
+
+
+# --- judges that take many questions at once --------------------------------------------------------------------------
+
+
+class Batched:
+    """A batch judge that does what a test says."""
+
+    def __init__(self, reply: Callable[[Sequence[Question]], Any]) -> None:
+        self.reply, self.asked = reply, list[list[Question]]()
+
+    def score(self, concept: str, prompt: str, response: str) -> Scores:
+        raise AssertionError("one by one")
+
+    def score_many(self, items: Sequence[Question]) -> Any:
+        self.asked.append(list(items))
+        return self.reply(items)
+
+
+def rows_from(reply: Callable[[Sequence[Question]], Any]) -> list[dict[str, Any]]:
+    return judge_rows(Batched(reply), ["sea", "war"], ["p", [{"role": "user", "content": "last"}]], ["r", "s"], [7, 8])
+
+
+def test_a_batch_judge_is_asked_once(model):
+    judge = Batched(lambda items: [Verdict(Scores(2, 2, len(item.response) % 3)) for item in items])
+    assert isinstance(judge, BatchJudge) and not isinstance(ScriptedJudge([]), BatchJudge)
+    evaluation = evaluate(model, None, ["sea", "war"], ["one", "two"], judge, max_new_tokens=4)
+    frame = evaluation.frame
+    assert judge.asked == [[Question(*row) for row in frame[["concept", "prompt", "response"]].itertuples(index=False)]]
+    assert frame["fluency_score"].tolist() == [len(response) % 3 for response in frame["response"]]
+    one_by_one = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, len(response) % 3))
+    pd.testing.assert_frame_equal(
+        evaluate(model, None, ["sea", "war"], ["one", "two"], one_by_one, max_new_tokens=4).frame, frame
+    )
+
+
+def test_rows_carry_scores_reasons_and_replies():
+    rows = rows_from(lambda items: [Verdict(Scores(1, 1, 2), None, {"concept": "é [[1]]"}), Verdict(Scores(None, 0, 2))])
+    told = {"concept": "sea", "prompt": "p", "response": "r", "seed": 7, "error": None, "replies": '{"concept": "é [[1]]"}'}
+    scores = {"concept_score": 1, "instruct_score": 1, "fluency_score": 2, "overall": pytest.approx(1.2)}
+    assert rows[0] == told | scores
+    assert rows[1]["prompt"] == "last" and rows[1]["overall"] is None and rows[1]["concept_score"] is None
+    assert rows[1]["error"] == "the judge left a rating out" and rows[1]["replies"] is None
+    assert "replies" not in rows_from(lambda items: [Verdict(Scores(2, 2, 2))] * 2)[0]
+    assert json.loads(rows[0]["replies"]) == {"concept": "é [[1]]"}
+
+
+def failing(error: Exception) -> Callable[[Sequence[Question]], Any]:
+    def reply(items: Sequence[Question]) -> Any:
+        raise error
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (failing(RuntimeError("no memory")), "RuntimeError: no memory"),
+        (failing(JudgeError("wrong key")), "wrong key"),
+        (lambda items: [Verdict(Scores(2, 2, 2))], "the judge returned 1 verdicts for 2 questions"),
+        (lambda items: [Verdict(Scores(2, 2, 2))] * 3, "the judge returned 3 verdicts for 2 questions"),
+        (lambda items: None, "TypeError: 'NoneType' object is not iterable"),
+        (lambda items: [2.0, 2.0], "the judge returned float, not a Verdict with Scores"),
+        (lambda items: [Scores(2, 2, 2)] * 2, "the judge returned Scores, not a Verdict with Scores"),
+    ],
+)
+def test_a_batch_judge_that_fails_costs_rows_not_the_run(reply, reason: str):
+    for row in rows_from(reply):
+        assert row["overall"] is None and row["error"] == reason
+
+
+def test_what_was_judged_before_a_refusal_is_kept():
+    verdicts = [Verdict(Scores(2, 2, 2)), Verdict(UNSCORED, "not asked: wrong key")]
+    rows = rows_from(failing(JudgeError("wrong key", verdicts)))
+    assert [row["overall"] for row in rows] == [2.0, None]
+    assert [row["error"] for row in rows] == [None, "not asked: wrong key"]
+
+
+def test_an_interrupt_of_a_batch_is_not_swallowed(model):
+    def interrupted(items: Sequence[Question]) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, None, "fish", ["one"], Batched(interrupted), max_new_tokens=2)
+
+
+def test_nothing_scored_tells_why():
+    table = frame([("sea", None, 2, 2)])
+    table["error"] = "concept: no usable rating"
+    assert Evaluation(table).summary() == "none of 1 responses could be scored; the first reason: concept: no usable rating"

@@ -21,13 +21,15 @@ ORDER = (
     ("passes",),
     ("steering",),
     ("generation", "likelihood"),
-    ("recording",),
+    ("recording", "judges"),
     ("auditing", "sites", "activations", "calibration"),
     ("extraction",),
     ("runs",),
     ("training",),
     ("evaluation",),
-    ("selection", "scanning", "analysis"),
+    ("selection", "scanning", "analysis", "harness"),
+    ("protocol", "attacks", "sweeps"),
+    ("tradeoffs",),
     ("figures",),
     ("pages",),
     ("live", "exploring", "reporting"),
@@ -36,14 +38,19 @@ ORDER = (
 )
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 # methods of convenience: SteeringVector.steer, and .plot() of a result
-AGAINST_THE_FLOW = {("vector", "steering"), ("analysis", "figures")}
+AGAINST_THE_FLOW = {
+    ("vector", "steering"),
+    *((module, "figures") for module in ("analysis", "protocol", "attacks", "tradeoffs", "harness")),
+}
 HEAVY = {
     "transformer_lens": {"model"},
     "plotly": {"figures", "pages", "live", "exploring"},
     "circuitsvis": {"figures"},
     "ipywidgets": {"live", "exploring"},
-    "ray": set(),
-    "openai": set(),
+    "ray": {"sweeps"},
+    "lm_eval": {"harness"},
+    "datasets": {"protocol"},
+    "openai": {"judges"},
 }
 
 

@@ -14,7 +14,7 @@ from browser import Seen, chromium, offline_page
 from tiny import ARCHITECTURES, LAYERS, WIDTH, Bench
 
 import steerlens
-from steerlens import LayerScan, Selection, SteeringVector, figures
+from steerlens import LayerScan, Scores, ScriptedJudge, Selection, SteeringVector, figures
 from steerlens.figures.circuits import View, view_attention_heads, view_heads, view_token_effects, view_tokens
 from steerlens.pages import write_page
 
@@ -104,6 +104,41 @@ def coordinates(_world: World) -> Any:
     return plot_coordinate_check(sizes, slopes)
 
 
+def lengths(_concept: str, prompt: str, response: str) -> Scores:
+    """A judge's ratings, different for each text."""
+    return Scores(1 + len(response) % 2, 2, 1 + len(prompt) % 2)
+
+
+def benchmark(world: World) -> Any:
+    data = {name: steerlens.SteeringData([{"prompt": "Hi", "response": "Ho"}], concept=name) for name in ("sea", "<b>towns")}
+    steering: dict[str, Any] = dict(zip(data, world.vectors.values(), strict=False))
+    prompts = dict.fromkeys(data, world.prompts)
+    judge = ScriptedJudge(lengths)
+    return steerlens.axbench(world.model, data, vectors=steering, prompts=prompts, judge=judge, max_new_tokens=6).plot()
+
+
+def attack(world: World) -> Any:
+    attacked = [f"{prompt} Not a word of the sea!" for prompt in world.prompts]
+    settings: dict[str, Any] = {"attacked": attacked, "scales": (1.0, 0.5), **SHORT}
+    return steerlens.suppression(world.model, world.vectors, "sea", world.prompts, ScriptedJudge(lengths), **settings).plot()
+
+
+def tradeoff(world: World) -> Any:
+    def score(_model: Any, sv: Any) -> list[float]:
+        return [0.0, 0.1] if sv is None else [sv.factor / 10, sv.factor / 8]
+
+    def utility(_model: Any, sv: Any) -> list[float]:
+        return [1.0, 0.9] if sv is None else [1 / (1 + abs(sv.factor)), 0.5]
+
+    return steerlens.frontier(world.model, world.vectors, score=score, utility=utility, scales=(1.0, 0.5)).plot()
+
+
+def harness(_world: World) -> Any:
+    row = {"metric": "acc", "filter": "none", "value": 0.5, "stderr": 0.1, "n": 10, "higher_is_better": True, "num_fewshot": 0}
+    frame = pd.DataFrame([{"task": "tiny <b>", **row}, {"task": "other", **row, "value": 0.7, "stderr": np.nan}])
+    return steerlens.HarnessScores(frame, pd.DataFrame()).plot()
+
+
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 FEW = {"n_random": 200}
 FIGURES: dict[str, Callable[[World], Any]] = {
@@ -127,6 +162,11 @@ FIGURES: dict[str, Callable[[World], Any]] = {
     "plot_effect_recovery": analysed("effect_recovery", "model", "sv", "sae", "prompts", ks=(1, 2, 4), **SHORT),
     "plot_residual_statistics": lambda world: world.statistics.plot(),
     "plot_coordinate_check": coordinates,
+    "plot_benchmark": benchmark,
+    "plot_suppression": attack,
+    "plot_frontier": tradeoff,
+    "plot_side_effects": lambda world: steerlens.side_effects(world.model, world.vectors, world.prompts, **SHORT).plot(),
+    "plot_harness": harness,
 }
 TOKENS = ["<bos>", " a", "\n", "&amp;", "\t", "  "]
 

@@ -17,6 +17,11 @@ from .style import COLORS as COLORS
 from .tokens import plot_drift as plot_drift
 from .tokens import plot_position_effects as plot_position_effects
 from .tokens import plot_token_effects as plot_token_effects
+from .tradeoffs import plot_benchmark as plot_benchmark
+from .tradeoffs import plot_frontier as plot_frontier
+from .tradeoffs import plot_harness as plot_harness
+from .tradeoffs import plot_side_effects as plot_side_effects
+from .tradeoffs import plot_suppression as plot_suppression
 from .training import plot_history as plot_history
 from .training import plot_trajectories as plot_trajectories
 from .training import plot_updates as plot_updates

@@ -1,0 +1,1 @@
+"""The AxBench protocol: instructions, methods, files, the benchmark itself."""

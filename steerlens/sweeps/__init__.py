@@ -1,0 +1,1 @@
+"""Many trainings in one directory: cells, their files, who runs them."""
