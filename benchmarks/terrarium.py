@@ -2,6 +2,7 @@
 
     python benchmarks/terrarium.py choose     # the grid, on development concepts  -> results/settings.csv
     python benchmarks/terrarium.py compare    # every method, on test concepts     -> results/methods/, results/methods.csv
+    python benchmarks/terrarium.py table      # results/methods.csv again, from results/methods/
 
 All methods get the same examples, prompts and judge (Terrarium's exact one). A prompt's sampling seed is the same for all
 methods without selection, and the same for all with it. The model runs in bfloat16 with float32 parameters for the vectors.
@@ -25,7 +26,8 @@ import torch
 
 import steerlens
 from steerlens import terrarium
-from steerlens.evaluation import RESAMPLES, accuracy
+from steerlens.evaluation import accuracy
+from steerlens.intervals import mean_interval
 from steerlens.scaling import published_row, transfer
 from steerlens.selection import best_factor, fair_score
 
@@ -165,7 +167,7 @@ def table(folder: Path) -> pd.DataFrame:
         for kind in ("fair", "oracle") if arm.selected else ("",):
             by_concept = {concept: _scores(part, kind) for concept, part in frame.groupby("concept", sort=False)}
             scores = pd.DataFrame(by_concept).T
-            low, high = _interval(scores["overall"].to_numpy())
+            low, high = mean_interval(scores["overall"].to_numpy()) or (np.nan, np.nan)
             row = {"method": f"{arm.name} ({kind})" if kind else arm.name, "overall": scores["overall"].mean()}
             row |= {"overall_low": low, "overall_high": high, "overall_sd": scores["overall"].std()}
             row |= {score.removesuffix("_score"): scores[score].mean() for score in SCORES[1:]}
@@ -187,13 +189,6 @@ def _scores(frame: pd.DataFrame, kind: str) -> dict[str, float]:
         return {score: float(np.nanmean(values[best])) for score, values in tables.items()}
     fair = {score: fair_score(tables["overall"], factors, report=values) for score, values in tables.items()}
     return {score: value.mean for score, value in fair.items() if value is not None}
-
-
-def _interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over concepts."""
-    draws = np.random.default_rng(seed).choice(values, size=(RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def grid() -> list[Arm]:
@@ -238,6 +233,10 @@ def compare(model: Any, n: int, seed: int, only: Sequence[str]) -> None:
         if asked or (not only and not (folder / f"{arm.slug}.json").exists()):
             run(model, arm, terrarium.concepts("test"), n, seed, folder)
             print(f"{arm.name}: done", flush=True)
+    write_table(folder)
+
+
+def write_table(folder: Path) -> None:
     whole = table(folder)
     whole.to_csv(RESULTS / "methods.csv", index=False, float_format="%.4f")
     print(whole.to_string(index=False, float_format="%.2f"))
@@ -261,8 +260,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     RESULTS.mkdir(exist_ok=True)
     if arguments.what == "table":
-        print(table(RESULTS / "methods").to_string(index=False, float_format="%.2f"))
-        return
+        return write_table(RESULTS / "methods")
     model = steerlens.load_model(arguments.model, dtype=torch.bfloat16)
     if arguments.what == "choose":
         choose(model, arguments.concepts, arguments.seed)

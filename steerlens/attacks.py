@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from .data import Prompt
-from .evaluation import RESAMPLES, SCORES, Evaluation, judge_rows
+from .evaluation import SCORES, Evaluation, as_frame, judge_rows
 from .generation import as_prompts, generate, row_seeds
+from .intervals import mean_interval
 from .judging import RATINGS, Judge
 from .model import Bridge
 from .steering import PerPrompt, SteerText
@@ -134,8 +135,7 @@ def suppression(
         for scale, one in scaled(steering, factors).items():
             both = PerPrompt([*one, *one]) if isinstance(one, PerPrompt) else one
             responses = generate(model, [*batch, *given], both, seed=seeds, **settings)
-            rows = pd.DataFrame(judge_rows(judge, concepts * 2, batch * 2, responses, seeds))
-            rows = rows.astype(dict.fromkeys(SCORES, float) | {"error": object})
+            rows = as_frame(judge_rows(judge, concepts * 2, batch * 2, responses, seeds))
             rows = rows.assign(given=list(map(text_of, [*batch, *given])))
             attack = [False] * len(batch) + [True] * len(batch)
             frames.append(rows.assign(vector=name, scale=scale, attack=attack))
@@ -299,6 +299,4 @@ def _drop(plain: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, float, fl
     if pairs.empty:
         return np.nan, np.nan, np.nan
     units = pairs.groupby("concept")["drop"].mean() if pairs["concept"].nunique() > 1 else pairs["drop"]
-    draws = np.random.default_rng(0).choice(units.to_numpy(), size=(RESAMPLES, len(units))).mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(units.mean()), float(low), float(high)
+    return float(units.mean()), *(mean_interval(units.to_numpy()) or (np.nan, np.nan))

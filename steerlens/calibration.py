@@ -8,16 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from .data import Prompt
 from .interventions import REFT
-from .likelihood import Batch, EncodedExample, collate
-from .model import Bridge, Padded, forward, frozen
-from .passes import announced
-from .recording import divergence, encode
-from .steering import Steer, as_list, check_fits, steer
+from .likelihood import EncodedExample, collate
+from .model import Bridge, frozen
+from .recording import divergence, encode, response_logits
+from .steering import Steer, as_list, check_fits
 from .vector import SteeringVector
 
 SMALL = 1 / 64
@@ -180,7 +177,7 @@ def _dose(model: Bridge, sv: Steer, examples: Sequence[EncodedExample], batch_si
     with torch.no_grad(), frozen(model):
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
-            steered, plain = _logits(model, batch, sv), _logits(model, batch, None)
+            steered, plain = response_logits(model, batch, sv), response_logits(model, batch, None)
             moved = divergence(steered, plain)
             total += float(moved.sum(dtype=torch.float64))
             n_tokens += len(moved)
@@ -188,13 +185,3 @@ def _dose(model: Bridge, sv: Steer, examples: Sequence[EncodedExample], batch_si
         norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
         raise ValueError(f"the KL is {total}: the model overflows under a vector of norm {norms}: use a smaller factor")
     return max(total / n_tokens, 0.0)  # rounding can end just below 0
-
-
-def _logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
-    """Logits, float32, where the response's tokens of all rows are predicted."""
-    lengths = batch.prompt_mask.sum(-1)
-    first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
-    padded = Padded(batch.tokens, batch.token_mask.long())
-    with announced(model, lengths), steer(model, sv):
-        logits = forward(model, padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
-    return logits[batch.response_mask[:, first:]].float()

@@ -1,21 +1,20 @@
 """Generations -> ratings -> numbers with intervals, and what was not scored counted beside them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import pandas as pd
 
 from .data import Prompt
-from .generation import as_prompts, generate, row_seeds
+from .generation import as_prompts, generate, prompt_seeds
+from .intervals import FEW, mean_interval
 from .judging import RATINGS, UNSCORED, BatchJudge, Judge, JudgeError, Question, Scores, Verdict
 from .model import Bridge
 from .steering import PerPrompt, SteerText
 
 SCORES = (*(f"{name}_score" for name in RATINGS), "overall")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,14 @@ class Evaluation:
         return table
 
     def interval(self, score: str = "overall", level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of the mean: over scored concepts, whole, if there are several, else over rows.
+        """Bootstrap interval of the mean: over scored concepts, drawn whole, if there are several, else over rows.
 
-        None without a score, and with a single scored row, which says nothing about its own spread.
+        None without a score, and with a single scored row, which says nothing about its own spread. With fewer than 5
+        concepts it is too narrow; see `intervals.tails`.
         """
         scored = self.frame.dropna(subset=[score])
         units = scored.groupby("concept")[score].mean() if scored["concept"].nunique() > 1 else scored[score]
-        if len(units) < 2:
-            return None
-        draws = np.random.default_rng(seed).choice(units.to_numpy(), size=(RESAMPLES, len(units)))
-        low, high = np.quantile(draws.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return mean_interval(units.to_numpy(), level, seed)
 
     def summary(self) -> str:
         """The result in a sentence."""
@@ -84,6 +80,7 @@ class Evaluation:
         told = "one response, no interval"
         if interval is not None:
             told = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
+            told += ", too few to trust it" if (concepts if concepts > 1 else len(scored)) < FEW else ""
         return told + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
 
     @staticmethod
@@ -131,9 +128,7 @@ def evaluate(
         batch_size=batch_size,
         progress=progress,
     )
-    seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
-    rows = judge_rows(judge, concepts, batch, responses, seeds)
-    return Evaluation(pd.DataFrame(rows).astype(dict.fromkeys(SCORES, float)))
+    return Evaluation(as_frame(judge_rows(judge, concepts, batch, responses, prompt_seeds(seed, len(batch)))))
 
 
 def judge_rows(
@@ -151,6 +146,15 @@ def judge_rows(
         for row, verdict in zip(rows, verdicts, strict=True):
             row["replies"] = None if verdict.replies is None else json.dumps(dict(verdict.replies), ensure_ascii=False)
     return rows
+
+
+def as_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Judged rows as a frame in which a missing score is NaN and a missing text None."""
+    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SCORES, float))
+    for name in {"error", "replies"} & set(frame):
+        texts = [None if pd.isna(value) else value for value in frame[name]]
+        frame[name] = pd.Series(texts, index=frame.index, dtype=object)
+    return frame
 
 
 def ask_all(judge: Judge, questions: Sequence[Question]) -> list[Verdict]:

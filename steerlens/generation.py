@@ -1,8 +1,10 @@
 """Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -64,9 +66,7 @@ def generate(
     batch = as_prompts(prompts)
     if not temperature >= 0 or batch_size < 1:
         raise ValueError(f"temperature {temperature} must be at least 0 and batch_size {batch_size} at least 1")
-    seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(seed, len(batch))
-    if len(seeds) != len(batch):
-        raise ValueError(f"{len(seeds)} seeds for {len(batch)} prompts: give one seed, or one per prompt")
+    seeds = prompt_seeds(seed, len(batch))
     batch, acting = with_steering_prompts(batch, steer)
     rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
     texts: list[str] = []
@@ -78,6 +78,17 @@ def generate(
         responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
         texts += [decode_response(model, response) for response in responses]
     return texts
+
+
+def prompt_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int]:
+    """The seed of each of `n` prompts, from one for the batch or one per prompt, of any integer type."""
+    try:
+        seeds = [operator.index(one) for one in seed] if isinstance(seed, Iterable) else row_seeds(operator.index(seed), n)
+    except TypeError as error:
+        raise ValueError(f"the seed is {seed!r}; it must be a whole number, or one per prompt") from error
+    if len(seeds) != n:
+        raise ValueError(f"{len(seeds)} seeds for {n} prompts: give one seed, or one per prompt")
+    return seeds
 
 
 def row_seeds(seed: int, n: int) -> list[int]:

@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from .calibration import _logits as response_logits
 from .generation import decode, row_seeds, with_steering_prompts
 from .likelihood import EncodedExample, collate
 from .model import (
@@ -295,7 +292,7 @@ class Runner(NamedTuple):
     def _scored(self, rows: Sequence[EncodedExample]) -> list[Scored]:
         batch = collate(self.model, rows)
         with torch.no_grad(), frozen(self.model):
-            logits: Float[Tensor, "token d_vocab"] = response_logits(self.model, batch, self.vectors)
+            logits = response_logits(self.model, batch, self.vectors)
         targets = batch.tokens[batch.response_mask]
         chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
         best = logits.argmax(-1) == targets

@@ -164,8 +164,8 @@ def _notebook_display() -> Show | None:
     if getattr(shell, "kernel", None) is None:
         return None
     try:
-        import anywidget  # noqa: F401
-        import ipywidgets  # noqa: F401
+        import anywidget  # noqa: F401  (plotly imports it, when the figure is made: only to see that it is there)
+        import ipywidgets  # noqa: F401  (the same)
     except ImportError:
         _say('no live figure: it needs the extra "notebook" (pip install "steerlens[notebook]"); going on in text')
         return None

@@ -173,8 +173,14 @@ def decode_response(model: Bridge, ids: Sequence[int]) -> str:
 
 
 def token_strings(model: Bridge, ids: Sequence[int]) -> list[str]:
-    """Each token as it reads on its own."""
-    return [str(_tokenizer(model).decode([token])) for token in ids]
+    """Each token as it reads on its own; what has no text (such as part of a character) by its name in the vocabulary."""
+    tokenizer, texts = _tokenizer(model), []
+    for token in ids:
+        text = str(tokenizer.decode([token]))
+        if not text or "\ufffd" in text:
+            text = str(tokenizer.convert_ids_to_tokens(int(token)) or f"<{int(token)}>")
+        texts.append(text)
+    return texts
 
 
 def stop_tokens(model: Bridge) -> frozenset[int]:

@@ -107,6 +107,16 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
 
+def response_logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
+    """Logits, float32, where the response's tokens of all rows are predicted, row after row; only those are computed."""
+    lengths = batch.prompt_mask.sum(-1)
+    first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
+    padded = Padded(batch.tokens, batch.token_mask.long())
+    with announced(model, lengths), steer(model, sv):
+        logits = forward(model, padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
+    return logits[batch.response_mask[:, first:]].float()
+
+
 def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:
     """KL(p_steered || p_plain) of next-token distributions given as logits, in nats."""
     p, q = steered.log_softmax(-1), plain.log_softmax(-1)

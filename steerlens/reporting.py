@@ -23,6 +23,7 @@ from .analysis import (
     readout,
     token_effects,
 )
+from .analysis.directions import by_name
 from .data import Prompt
 from .evaluation import Evaluation
 from .figures.circuits import view_attention_heads, view_token_effects
@@ -134,11 +135,12 @@ def _given(
     seed: int,
 ) -> Given:
     """The arguments, checked before any work starts."""
-    vectors = {what.concept or "vector": what} if isinstance(what, SteeringVector) else what
-    if not isinstance(vectors, Mapping) or not all(isinstance(sv, SteeringVector) for sv in vectors.values()):
+    given = {what.concept or "vector": what} if isinstance(what, SteeringVector) else what
+    if not isinstance(given, Mapping) or not all(isinstance(sv, SteeringVector) for sv in given.values()):
         raise TypeError(f"expected a SteeringVector, a mapping of names to them, or an Evaluation, got {type(what).__name__}")
-    if not vectors:
+    if not given:
         raise ValueError("there is no vector to report on")
+    vectors = by_name(given)
     listed = None if prompts is None else as_prompts(prompts)
     if listed is not None and model is None:
         raise ValueError("prompts need a model to answer them: pass model=...")
@@ -149,10 +151,7 @@ def _given(
         prepare(model, listed, list(vectors.values()), max_new_tokens, chat)
     if sae is not None and not isinstance(sae, SAE):
         sae = load_sae(sae)
-    named = {str(name): sv for name, sv in vectors.items()}
-    if len(named) < len(vectors):
-        raise ValueError(f"two names read the same: {', '.join(map(repr, vectors))}")
-    return Given(named, model, listed, sae, statistics, {"max_new_tokens": max_new_tokens, "chat": chat}, seed)
+    return Given(vectors, model, listed, sae, statistics, {"max_new_tokens": max_new_tokens, "chat": chat}, seed)
 
 
 # --- vectors ------------------------------------------------------------------------------------------------------------

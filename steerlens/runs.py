@@ -100,7 +100,7 @@ def prepare(
         ValueError, DataError: settings or data that cannot be used.
     """
     check_model(model)
-    layers = _read_layers(model, layer)
+    layers = read_layers(model, layer)
     if torch.is_inference_mode_enabled():
         raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
     if config is not None and not isinstance(config, TrainConfig):
@@ -148,7 +148,7 @@ def _description(
         "config_source": source,
         "init": "given vector" if from_vector else None,
         "seed": seed,
-        "versions": _versions(),
+        "versions": software_versions(),
     }
 
 
@@ -157,7 +157,8 @@ def site_seed(seed: int, place: int) -> int:
     return seed if place == 0 else int(torch.randint(2**62, (), generator=generator_for(seed, f"layer {place}")))
 
 
-def _read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
+def read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
+    """The layers as a tuple; raises ValueError if there is none, one twice, or one that the model does not have."""
     if not isinstance(layer, (int, Sequence)):
         raise ValueError(f"layer {layer!r}: give a block's index, or a list of them")
     layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
@@ -202,16 +203,15 @@ def _read_init(
 
 def _read_factors(factor: Factor) -> tuple[float, ...]:
     """The factors to draw from; none if the factor is trained."""
-    if isinstance(factor, str):
-        if factor != "joint":
-            raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers')
+    unknown = f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers'
+    if isinstance(factor, str) and factor == "joint":
         return ()
-    if isinstance(factor, bool):
-        raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers')
+    if isinstance(factor, (str, bool)):
+        raise ValueError(unknown)
     try:
         listed = tuple(map(float, factor)) if isinstance(factor, Iterable) else (float(factor),)
     except (TypeError, ValueError) as error:
-        raise ValueError(f'factor {factor!r} is unknown; use "joint", a number, or a sequence of numbers') from error
+        raise ValueError(unknown) from error
     if not listed or not all(map(math.isfinite, listed)):
         raise ValueError(f"the factors {listed} must be at least one finite number")
     return listed
@@ -232,7 +232,7 @@ def published_settings(model: Bridge, positions: str | PositionFunction, objecti
     return scaling.transfer(row.config, row.d_model, width), source
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     found = {}
     for package in ("steerlens", "torch", "transformer-lens", "transformers"):
         try:

@@ -11,10 +11,10 @@ import torch
 from .data import Prompt, SteeringData, as_data
 from .evaluation import SCORES, evaluate
 from .judging import Judge
-from .model import Bridge, check_layer, check_model, n_layers
-from .objectives import Objective
+from .model import Bridge, check_model, n_layers
+from .objectives import Objective, objective_name
 from .positions import PositionFunction
-from .runs import Factor
+from .runs import Factor, read_layers
 from .scaling import TrainConfig
 from .sites import generator_for
 from .training import loss, train
@@ -27,7 +27,8 @@ class LayerScan:
 
     frame: pd.DataFrame
     """One row per layer: layer, held_out_loss, unsteered_loss (the same data without a vector), train_loss (last epoch), norm,
-    and if judged concept_score, instruct_score, fluency_score, overall, overall_low, overall_high, unscored."""
+    and if judged concept_score, instruct_score, fluency_score, overall, overall_low, overall_high, unscored.
+    `attrs["objective"]` says which loss it is."""
     vectors: dict[int, SteeringVector]
 
     @property
@@ -37,6 +38,12 @@ class LayerScan:
         if "overall" in table and bool(table["overall"].notna().any()):
             return int(table["overall"].idxmax())  # pyright: ignore[reportArgumentType] - the index holds layers
         return int(table["held_out_loss"].idxmin())  # pyright: ignore[reportArgumentType] - the same
+
+    def plot(self) -> Any:
+        """Held-out loss, and scores if judged, by layer, as a plotly figure."""
+        from .figures import plot_scan
+
+        return plot_scan(self)
 
     def summary(self) -> str:
         """The result in a sentence."""
@@ -98,16 +105,15 @@ def scan_layers(
         if judge is not None:
             row |= _judged(model, sv, str(examples.concept), prompts, judge, max_new_tokens, temperature, seed)
         rows.append(row)
-    return LayerScan(pd.DataFrame(rows), vectors)
+    frame = pd.DataFrame(rows)
+    frame.attrs["objective"] = objective_name(objective)
+    return LayerScan(frame, vectors)
 
 
 def _check(
     model: Bridge, data: SteeringData, layers: Sequence[int], prompts: Sequence[Prompt], judge: Judge | None, held_out: float
 ) -> None:
-    if not layers or len(set(layers)) < len(layers):
-        raise ValueError(f"the layers {list(layers)} must be at least one, each once")
-    for layer in layers:
-        check_layer(model, layer)
+    read_layers(model, layers)
     if not 0 < held_out < 1 or len(data) < 2:
         raise ValueError(f"held_out is {held_out!r} with {len(data)} examples: at least one is kept aside and one trained on")
     if prompts and judge is None:

@@ -7,7 +7,7 @@ score chooses on a random half of the prompts and reports on the other half.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,12 @@ class Selection:
         table["scored"] = groups["overall"].count()
         table["unscored"] = groups.size() - table["scored"]
         return table
+
+    def plot(self) -> Any:
+        """Mean scores by factor with the chosen one, as a plotly figure; several concepts: `figures.plot_selection`."""
+        from .figures import plot_selection
+
+        return plot_selection(self)
 
     def summary(self) -> str:
         """The result in a sentence."""

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from .analysis.intervals import Estimate, estimate
 from .attacks import Rewrite, Steered, check_scales, scaled, suppression
 from .data import Prompt
 from .evaluation import Checkable, Evaluation, evaluate
 from .generation import as_prompts, generate
+from .intervals import Estimate, estimate
 from .judging import Judge
 from .likelihood import EncodedExample, response_logprobs
 from .model import Bridge, frozen

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import steerlens
 from steerlens.evaluation import Evaluation, accuracy, evaluate, judge_rows
+from steerlens.generation import prompt_seeds, row_seeds
 from steerlens.judging import UNSCORED, BatchJudge, JudgeError, Question, Scores, ScriptedJudge, Verdict, judge_identity
 
 
@@ -68,15 +70,20 @@ def test_interval_is_over_concepts_when_there_are_several():
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("a", 2, 2, 2), ("a", 2, 2, 2), ("a", None, 2, 2)], "95 % interval 2.00 to 2.00 over 2 responses to one concept)"),
+        (
+            [("a", 2, 2, 2), ("a", 2, 2, 2), ("a", None, 2, 2)],
+            "2.00 to 2.00 over 2 responses to one concept, too few to trust it)",
+        ),
         (
             [("a", 2, 2, 2), ("a", 2, 2, 2), ("b", None, 2, 2), ("c", None, 2, 2)],
-            "interval 2.00 to 2.00 over 2 responses to one concept; 2 concepts unscored)",
+            "interval 2.00 to 2.00 over 2 responses to one concept, too few to trust it; 2 concepts unscored)",
         ),
         (
             [("a", 2, 2, 2), ("b", 2, 2, 2), ("b", 2, 2, 2), ("c", None, 2, 2)],
-            "interval 2.00 to 2.00 over 2 concepts; 1 concept unscored)",
+            "interval 2.00 to 2.00 over 2 concepts, too few to trust it; 1 concept unscored)",
         ),
+        ([(name, 2, 2, 2) for name in "abcde"], "interval 2.00 to 2.00 over 5 concepts); "),
+        ([("a", 2, 2, 2)] * 5, "interval 2.00 to 2.00 over 5 responses to one concept); "),
         ([("a", 2, 2, 2)], "overall 2.00 of 2 (one response, no interval); "),
         ([("a", 2, 2, 2), ("b", None, 2, 2)], "(one response, no interval; 1 concept unscored); "),
     ],
@@ -94,8 +101,6 @@ def test_one_scored_row_has_no_interval():
 
 def test_interval_covers_about_as_often_as_it_says():
     """400 samples of 30 coin flips with mean 1: the 95 % interval holds the mean in about 93 to 96 of 100."""
-    import numpy as np
-
     draws = np.random.default_rng(1).integers(0, 2, size=(400, 30)) * 2
     hits = 0
     for row in draws:
@@ -146,6 +151,20 @@ def test_one_row_can_be_redone_alone(model, make_vector):
     row = evaluate(model, sv, "fish", prompts, judge, max_new_tokens=6, seed=3).frame.iloc[2]
     again = steerlens.generate(model, row["prompt"], sv, max_new_tokens=6, seed=[int(row["seed"])])
     assert again == [row["response"]]
+
+
+def test_seeds_of_any_integer_type(model):
+    """One per prompt in an array is not one for the batch."""
+    judge = ScriptedJudge(lambda concept, prompt, response: Scores(2, 2, 2))
+    plain = evaluate(model, None, "fish", ["one", "two"], judge, max_new_tokens=6, seed=[3, 4]).frame
+    assert prompt_seeds(np.array([3, 4]), 2) == plain["seed"].tolist() == [3, 4]
+    assert prompt_seeds(np.int64(3), 2) == prompt_seeds(3, 2) == row_seeds(3, 2)
+
+
+def test_what_is_missing_is_nan_among_scores_and_none_among_texts(model):
+    judge = ScriptedJudge([Scores(2, 2, 2), RuntimeError("no reply")])
+    found = evaluate(model, None, "fish", ["one", "two"], judge, max_new_tokens=2).frame
+    assert found["error"].tolist() == [None, "RuntimeError: no reply"] and found["overall"].isna().tolist() == [False, True]
 
 
 def test_accuracy_counts_right_answers(model):

@@ -28,6 +28,7 @@ def scan(*, judged: bool) -> LayerScan:
         scores = {"concept_score": [1.0, 1.2, 0.5], "instruct_score": [2.0, 1.9, NAN], "fluency_score": [1.8, 1.7, 1.6]}
         overall = {"overall": [1.0, 1.4, None], "overall_low": [0.8, 1.1, None], "overall_high": [1.3, 1.6, None]}
         frame = frame.assign(**scores, **overall, unscored=[0, 0, 4])
+    frame.attrs["objective"] = "lang"
     return LayerScan(frame, {})
 
 
@@ -138,6 +139,14 @@ def test_scan_judged() -> None:
     assert {trace.yaxis for trace in list(traces.values())[2:]} == {"y2"}
     low, high = figure.layout.yaxis2.range
     assert -0.2 < low < 0 and 2 < high < 2.2
+
+
+def test_scan_names_its_loss() -> None:
+    other = scan(judged=False).frame
+    other.attrs["objective"] = "simpo"
+    check_words(figures.plot_scan(LayerScan(other, {})), LAYER_AXIS, "loss (simpo: mean over examples)")
+    other.attrs.clear()
+    check_words(figures.plot_scan(LayerScan(other, {})), LAYER_AXIS, "loss")
 
 
 def test_scan_in_which_no_response_was_scored_is_one_by_loss() -> None:

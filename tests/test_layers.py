@@ -13,7 +13,7 @@ ROOT = Path(steerlens.__file__).parent
 
 # from the bottom up; a module may import those in rows below its own
 ORDER = (
-    ("positions", "interventions", "objectives", "judging"),
+    ("positions", "interventions", "objectives", "judging", "intervals"),
     ("scaling", "data"),
     ("vector", "terrarium", "prompting"),
     ("model",),
@@ -40,7 +40,10 @@ RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 # methods of convenience: SteeringVector.steer, and .plot() of a result
 AGAINST_THE_FLOW = {
     ("vector", "steering"),
-    *((module, "figures") for module in ("analysis", "protocol", "attacks", "tradeoffs", "harness")),
+    *(
+        (module, "figures")
+        for module in ("selection", "scanning", "analysis", "protocol", "attacks", "sweeps", "tradeoffs", "harness")
+    ),
 }
 HEAVY = {
     "transformer_lens": {"model"},

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny import Bench
 
-from steerlens.model import decode_response, encode_prompt, encode_response, identity, pad, stop_tokens
+from steerlens.model import decode_response, encode_prompt, encode_response, identity, pad, stop_tokens, token_strings
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "Go"}]
 TURN = "<start_of_turn>user\nHi<end_of_turn>\n"
@@ -69,3 +69,11 @@ def test_padding(model: Any) -> None:
     left, right = pad(model, [[7, 8, 9], [6]], "left"), pad(model, [[7, 8, 9], [6]], "right")
     assert left.tokens.tolist() == [[7, 8, 9], [0, 0, 6]] and left.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert right.tokens.tolist() == [[7, 8, 9], [6, 0, 0]] and right.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_tokens_without_a_text_have_a_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As parts of a character have in byte-level vocabularies: they would all read the same."""
+    assert token_strings(model, [1, 6, 40]) == ["<bos>", "\n", "A"]
+    texts = {0: "", 4: "\ufffd", 40: "A"}
+    monkeypatch.setattr(model.tokenizer, "decode", lambda ids: texts[ids[0]])
+    assert token_strings(model, [0, 4, 40]) == ["<pad>", "<start_of_turn>", "A"]

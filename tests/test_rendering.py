@@ -1,5 +1,6 @@
 """Every figure and view, drawn by a browser from a page on disk with the network cut off."""
 
+import html
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -139,6 +140,18 @@ def harness(_world: World) -> Any:
     return steerlens.HarnessScores(frame, pd.DataFrame()).plot()
 
 
+def maps(_world: World) -> Any:
+    """Two maps: one place without a score, one that misses a cell."""
+    places = [
+        {"form": form, "layer": layer, "<b>": beta} for form in ("add", "clamp") for layer in (1, 2) for beta in (0.5, 8.0)
+    ]
+    counts = {"concepts": 2, "seeds": 3, "cells": 6, "missing": 0, "unscored": 1}
+    rows = [place | {"overall": 0.2 * n, "low": 0.1 * n, "high": 0.3 * n} | counts for n, place in enumerate(places)]
+    rows[3] |= {"overall": np.nan, "low": np.nan, "high": np.nan, "cells": 0, "missing": 6}
+    rows[4] |= {"cells": 5, "missing": 1}
+    return figures.plot_heatmap(pd.DataFrame(rows))
+
+
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 FEW = {"n_random": 200}
 FIGURES: dict[str, Callable[[World], Any]] = {
@@ -167,6 +180,7 @@ FIGURES: dict[str, Callable[[World], Any]] = {
     "plot_frontier": tradeoff,
     "plot_side_effects": lambda world: steerlens.side_effects(world.model, world.vectors, world.prompts, **SHORT).plot(),
     "plot_harness": harness,
+    "plot_heatmap": maps,
 }
 TOKENS = ["<bos>", " a", "\n", "&amp;", "\t", "  "]
 
@@ -239,7 +253,7 @@ def test_a_figure_is_drawn(drawn: Drawn, name: str) -> None:
     words = place.evaluate("plot => [...plot.querySelectorAll('text')].map(text => text.textContent).join(' ')")
     for axis in [*figure.select_xaxes(), *figure.select_yaxes()]:
         if axis.title.text and axis.visible is not False:
-            assert axis.title.text.split("<br>")[0].replace("&lt;", "<")[:12] in words
+            assert html.unescape(axis.title.text.split("<br>")[0])[:12] in words
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -72,6 +72,7 @@ def test_a_row_is_what_train_and_loss_give_alone(model: Any, calls: dict[str, li
     found = scan(model, data, **settings)
     (unsteered, *_), (trained, *_) = calls["loss"], calls["train"]
     objective = settings.get("objective", "lang")
+    assert found.frame.attrs["objective"] == objective
     assert list(found.frame.columns) == COLUMNS and found.frame["layer"].tolist() == list(found.vectors) == [0, 2]
     for row in found.frame.to_dict("records"):
         layer: Any = row["layer"]

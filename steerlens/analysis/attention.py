@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
+from ..intervals import RESAMPLES, Estimate, estimate, tails
 from ..likelihood import Batch
 from ..model import Bridge, attention_pattern_name, check_layer, model_name, n_layers, token_strings
 from ..recording import batches, encode, record
 from ..steering import Steer, as_list, check_fits
-from .intervals import LEVEL, RESAMPLES, Estimate, estimate
 from .regions import GROUPS, token_groups
 from .tokens import edited_tokens
 
@@ -298,7 +298,7 @@ def _chosen(model: Bridge, layers: Sequence[int] | None, edited: int) -> tuple[i
 def _intervals(
     values: Float[np.ndarray, "prompt layer head group group"], seed: int
 ) -> tuple[Float[np.ndarray, "layer head group group"], Float[np.ndarray, "layer head group group"]]:
-    """Percentile bootstrap of the mean over prompts of every cell, the same draws for all; NaN from one prompt."""
+    """Bootstrap of the mean over prompts of every cell, the same draws for all; NaN from one prompt."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     n = len(values)
@@ -309,7 +309,7 @@ def _intervals(
         draws = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
         single = known[:, layer].sum(0) < 2
         draws[:, single] = 0.0
-        found = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        found = np.nanquantile(draws, tails(n), axis=0) if n > 1 else np.full((2, *draws.shape[1:]), np.nan)
         found[:, single] = np.nan
         bounds.append(found)
     low, high = np.stack(bounds, 1)

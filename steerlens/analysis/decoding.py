@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
+from ..intervals import Estimate, estimate
 from ..likelihood import EncodedExample
 from ..model import Bridge, attention_pattern_name, hook_name, n_layers, token_strings
 from ..recording import Recording, batches, divergence, encode, record, token_index
 from ..steering import check_fits
 from ..vector import SteeringVector
 from .directions import Vectors, named_vectors
-from .intervals import Estimate, estimate
 from .tokens import check_finite, cosine, edited_tokens
 
 MEASURES = (
@@ -126,8 +126,6 @@ def drift(
         check_fits(model, vector)
     if on not in ("steered", "unsteered"):
         raise ValueError(f'on is {on!r}; use "steered" or "unsteered"')
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     listed = as_prompts(prompts)
     settings: Any = {"max_new_tokens": max_new_tokens, "chat": chat, "batch_size": batch_size}
     shared = encode(model, listed, None, **settings) if on == "unsteered" else None

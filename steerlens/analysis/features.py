@@ -13,15 +13,14 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
+from ..intervals import estimate
 from ..likelihood import Batch
-from ..model import Bridge, d_model, hook_name, identity
+from ..model import Bridge, d_model, hook_name, identity, token_strings
 from ..recording import batches, encode, record
 from ..steering import Steer, as_list, check_fits
-from .intervals import estimate
 from .regions import token_groups
 from .sae import SAE, SAEError, check_coordinates, check_sae
 from .tokens import edited_tokens
-from .vocabulary import token_names
 
 ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 """dtype of the model -> share of the largest activation: a change below it is taken for rounding. About three times the
@@ -140,7 +139,7 @@ def feature_effects(
     for batch, edited, *hidden in seen:
         for place, steered, plain in _rows(batch, hidden, sae):
             here = int(batch.token_mask[place].sum())
-            text = token_names(model, batch.tokens[place, :here].tolist())
+            text = token_strings(model, batch.tokens[place, :here].tolist())
             known = {"row": row, "position": range(here), "token": text, "group": groups[row]}
             tokens.append(_token_frame(known | {"edited": edited[place, :here].tolist()}, steered, plain, chosen))
             row += 1

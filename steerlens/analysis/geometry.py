@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..intervals import t_quantile
 from ..vector import SteeringVector
 from .directions import CHANCE, check_draws, check_together, exceeded, listed, named_vectors, random_sets, spectrum, unit_rows
-from .intervals import t_quantile
 from .residuals import ResidualStatistics
 
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..intervals import t_quantile
 from ..training import Step
 from ..vector import SteeringVector
 from .directions import Vectors, named_vectors
-from .intervals import t_quantile
 
 DELTAS = ("delta1", "delta2", "delta3")
 SHARES = ("share1", "share2", "share3")

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
+from ..intervals import Estimate, estimate
 from ..likelihood import Batch, EncodedExample
 from ..model import Bridge, token_strings
 from ..positions import PositionFunction, PositionSpec, parse_positions, position_mask
 from ..recording import batches, check_effect, divergence, encode, noise, record, token_index
 from ..steering import check_fits
 from ..vector import SteeringVector
-from .intervals import Estimate, estimate
 from .regions import GROUPS, token_groups
 from .tokens import check_finite
 

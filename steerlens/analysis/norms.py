@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..intervals import LEVEL, RESAMPLES
 from ..vector import SteeringVector
 from .directions import by_name, check_statistics, check_together, named_vectors
-from .intervals import LEVEL, RESAMPLES
 from .residuals import ResidualStatistics
 
 MEASURES = ("factor_size", "direction_norm", "norm", "relative_norm")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..data import Prompt
+from ..intervals import Estimate, estimate
 from ..interventions import REFT
 from ..likelihood import Batch, EncodedExample
 from ..model import Bridge, identity
@@ -19,7 +20,6 @@ from ..recording import batches, check_effect, divergence, encode, noise, record
 from ..steering import check_fits
 from ..vector import SteeringVector
 from .comparison import Dictionary, Fit
-from .intervals import Estimate, estimate
 from .sae import SAE, check_coordinates, check_sae
 from .tokens import check_finite
 

@@ -189,6 +189,7 @@ def check_coordinates(
         allow: reasons (keys of `REASONS`) for which the caller takes responsibility.
         ignore: reasons that do not matter here.
     """
+    # pyright does not narrow a Literal by isinstance(..., str)
     allowed = {allow} if isinstance(allow, str) else set(allow)  # pyright: ignore[reportArgumentType]
     if unknown := allowed - set(REASONS):
         raise SAEError(f"allow={sorted(map(str, unknown))}: there are only {', '.join(REASONS)}")

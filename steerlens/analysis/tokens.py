@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
+from ..intervals import Estimate, estimate
 from ..likelihood import Batch
 from ..model import Bridge, attention_output_name, hook_name, n_layers, token_strings
 from ..positions import position_mask
 from ..recording import Recording, batches, divergence, encode, record
 from ..steering import Steer, as_list, check_fits
 from ..vector import SteeringVector
-from .intervals import Estimate, estimate
 from .regions import token_groups
 
 
@@ -250,8 +250,8 @@ def _changed(model: Bridge, p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "p
 def _in_words(changed: pd.DataFrame, kind: str, length: int) -> list[str]:
     """At each position the changed tokens of one kind, such as "' fox' 0.01→0.4"."""
     words: list[list[str]] = [[] for _ in range(length)]
-    for one in changed[changed["kind"] == kind].itertuples():
-        words[int(one.position)].append(f"{one.token!r} {one.p_plain:.2g}→{one.p_steered:.2g}")  # type: ignore[arg-type]
+    for one in changed[changed["kind"] == kind].to_dict("records"):
+        words[int(one["position"])].append(f"{one['token']!r} {one['p_plain']:.2g}→{one['p_steered']:.2g}")
     return [", ".join(some) for some in words]
 
 

@@ -153,20 +153,10 @@ def _rows(model: Bridge, name: str, scores: _Scores, k: int) -> pd.DataFrame:
         columns: Mapping[str, Any] = {
             "rank": range(1, k + 1),
             "token_id": ids.numpy(),
-            "token": token_names(model, ids.tolist()),
+            "token": token_strings(model, ids.tolist()),
             "logit": logits[ids].numpy().astype(float),
             "z": z[ids].numpy().astype(float),
             "p_corrected": exceeded(z[ids].abs().numpy(), scores.largest),
         }
         frames.append(pd.DataFrame({"vector": name, "side": side} | dict(columns)))
     return pd.concat(frames, ignore_index=True)
-
-
-def token_names(model: Bridge, ids: list[int]) -> list[str]:
-    """Each token's text; where it has none of its own (part of a character, an unused entry), its name in the vocabulary."""
-    names = []
-    for token, text in zip(ids, token_strings(model, ids), strict=True):
-        if not text or "\ufffd" in text:
-            text = model.tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
-        names.append(str(text))
-    return names

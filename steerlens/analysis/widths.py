@@ -21,13 +21,13 @@ import torch
 from tqdm import tqdm
 
 from ..data import SteeringData
+from ..intervals import t_quantile
 from ..likelihood import encode_data
 from ..model import Bridge, hook_name, load_model
 from ..positions import PositionFunction
 from ..recording import batches, record
 from ..scaling import TrainConfig
 from ..training import train
-from .intervals import t_quantile
 
 WIDTHS = (64, 128, 256, 512, 1024)
 HEAD = 32

@@ -10,6 +10,7 @@ from .geometry import plot_cosine_map as plot_cosine_map
 from .geometry import plot_readout as plot_readout
 from .geometry import plot_sizes as plot_sizes
 from .geometry import plot_stability as plot_stability
+from .heatmaps import plot_heatmap as plot_heatmap
 from .scores import plot_scan as plot_scan
 from .scores import plot_scores as plot_scores
 from .scores import plot_selection as plot_selection

@@ -13,6 +13,7 @@ from ..judging import HIGHEST, RATINGS
 from ..scanning import LayerScan
 from ..selection import Selection
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, mark, wrapped
+from .training import loss_title
 
 SCORE_RANGE = (-0.06, HIGHEST + 0.06)
 
@@ -46,7 +47,7 @@ def plot_scan(scan: LayerScan, title: str = "One vector per layer") -> go.Figure
         curve("unsteered loss", ends, unsteered, "%{y:.4g}", line=dashed, mode="lines"),
     ]
     figure.add_traces(traces, rows=1, cols=1)
-    figure.update_yaxes(title_text="loss (lang: nats per token)", row=1)
+    figure.update_yaxes(title_text=loss_title([scan.frame]), row=1)
     if judged:
         figure.add_traces(_score_curves(layers, frame, "layer"), rows=2, cols=1)
         figure.update_yaxes(title_text="mean score (0 to 2)", range=SCORE_RANGE, row=2)

@@ -15,6 +15,8 @@ from ..tradeoffs import Frontier, SideEffects
 from .scores import SCORE_RANGE
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, wrapped
 
+LOG_TICKS = [digit * 10**power for power in range(-2, 6) for digit in (1, 1.5, 2, 3, 5, 7)]
+"""Where a logarithmic axis of any span has a few labels."""
 MOST_NAMES = 40
 """Concepts that are named on the axis; more would run into one another."""
 
@@ -49,7 +51,7 @@ def plot_benchmark(result: AxBenchResult, title: str = "AxBench protocol") -> go
         figure.update_xaxes(title_text="norm of the vector<br>(residual-stream units)", rangemode="tozero", col=2)
     note = (
         f"{result.settings['method']}: {result.evaluation.summary()}. Dots: concepts, with the standard error over their "
-        "responses. Grey: mean over concepts and its 95 % interval."
+        f"responses. Grey: mean over concepts{' and its 95 % interval' if result.evaluation.interval() else ''}."
     )
     height = max(420, 240 + (34 if few else 3) * len(table))
     return finish(figure, title, note, height=height, showlegend=len(genres) > 1, legend=LEGEND_BELOW)
@@ -57,10 +59,11 @@ def plot_benchmark(result: AxBenchResult, title: str = "AxBench protocol") -> go
 
 def _mean_line(figure: go.Figure, result: AxBenchResult) -> None:
     overall, interval = result.evaluation.overall, result.evaluation.interval()
-    if overall is None or interval is None:
+    if overall is None:
         return
     across = {"xref": "x", "yref": "y domain", "y0": 0, "y1": 1, "layer": "below"}
-    figure.add_shape(type="rect", x0=interval[0], x1=interval[1], fillcolor=GREY, opacity=0.2, line_width=0, **across)
+    if interval is not None:
+        figure.add_shape(type="rect", x0=interval[0], x1=interval[1], fillcolor=GREY, opacity=0.2, line_width=0, **across)
     figure.add_shape(type="line", x0=overall, x1=overall, line={"color": GREY, "dash": "dash", "width": 1.5}, **across)
 
 
@@ -148,7 +151,7 @@ def plot_side_effects(result: SideEffects, title: str = "Side effects without a 
             )
         figure.update_yaxes(title_text=unit, row=1, col=column)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(type="log", dtick="D2", row=1, col=2)
+    figure.update_yaxes(type="log", tickvals=LOG_TICKS, ticktext=[f"{at:g}" for at in LOG_TICKS], row=1, col=2)
     figure.update_xaxes(title_text="scale of the factor")
     line = {"color": GREY, "dash": "dash", "width": 1.5}
     figure.add_hline(y=plain["perplexity"], line=line, row=1, col=2)  # pyright: ignore[reportArgumentType]

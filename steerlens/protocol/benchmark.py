@@ -63,13 +63,19 @@ class AxBenchResult:
         return first.join(table).assign(factor=[size[0] for size in sizes], norm=[size[1] for size in sizes])
 
     def by_genre(self) -> pd.DataFrame:
-        """One row per genre: number of concepts, mean scores over concepts, 95 % interval of overall, n, unscored."""
+        """One row per genre: number of concepts with a score, mean scores over concepts, 95 % interval of overall, n,
+        unscored."""
         rows = []
         for genre, part in self.evaluation.frame.groupby(self.frame["genre"].fillna("(none)"), sort=True):
             one = Evaluation(part)
             low, high = one.interval() or (None, None)
             means = {score: one.mean(score) for score in SCORES}
-            told = {"genre": genre, "concepts": part["concept"].nunique(), "n": len(part), "unscored": one.unscored}
+            told = {
+                "genre": genre,
+                "concepts": part.dropna(subset=["overall"])["concept"].nunique(),
+                "n": len(part),
+                "unscored": one.unscored,
+            }
             rows.append(told | means | {"overall_low": low, "overall_high": high})
         return pd.DataFrame(rows).set_index("genre")
 
@@ -157,6 +163,8 @@ def axbench(
     check_model(model)
     check_judge(judge)
     _check_choices(prompts, instructions, vectors, method, layer, config)
+    if rejudge and out is None:
+        raise ValueError("rejudge is for the finished concepts of an out=..., which is not given")
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "chat": chat}
     make = method_function(model, method, layer, config, seed) if vectors is None else None
     drawn = read_instructions(instructions) if prompts is None else None

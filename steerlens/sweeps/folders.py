@@ -22,7 +22,7 @@ from typing import Any
 
 from ..judging import Judge, judge_identity
 from ..model import Bridge, identity, weights_hash
-from ..runs import _versions
+from ..runs import software_versions
 from ..vector import SteeringVector, write_atomically
 from .cells import RECORD, ROW, SCHEMA, Cell, Job, Result
 
@@ -245,7 +245,7 @@ def of_job(job: Job) -> dict[str, Any]:
     """What the driver knows: code, software, data, prompts, settings that all cells share."""
     return {
         "code": code_hash(),
-        "versions": {**_versions(), "python": platform.python_version()},
+        "versions": {**software_versions(), "python": platform.python_version()},
         "config": None if job.config is None else asdict(job.config),
         "sampling": job.sampling._asdict(),
         "data": {name: _digest([data.hash, data.concept]) for name, data in job.datasets.items()},

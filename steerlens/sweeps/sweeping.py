@@ -12,8 +12,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..data import Prompt, as_data
-from ..evaluation import RESAMPLES, SCORES
+from ..evaluation import SCORES, as_frame
 from ..generation import as_prompts
+from ..intervals import mean_interval
 from ..judging import Judge
 from ..model import Bridge
 from ..scaling import TrainConfig
@@ -110,8 +111,8 @@ class Sweep:
             seed: of the bootstrap.
 
         Returns:
-            One row per place, in the order of the grid: the axes of `by`, `y`, `x`, the score, low and high (percentile
-            bootstrap over concepts, whole; over seeds if there is one concept; NaN with only one of each; with few concepts
+            One row per place, in the order of the grid: the axes of `by`, `y`, `x`, the score, low and high (bootstrap
+            over concepts, whole; over seeds if there is one concept; NaN with only one of each; with few concepts
             too narrow), concepts, seeds, cells (how many the mean is made of), missing (cells asked for that failed, have
             not run or have no such score) and unscored (responses in no mean). Places with missing cells do not compare.
 
@@ -130,6 +131,20 @@ class Sweep:
             for place, cells in places.items()
         ]
         return pd.DataFrame(rows)
+
+    def plot(
+        self,
+        x: str,
+        y: str,
+        *,
+        by: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+        score: str = "overall",
+    ) -> Any:
+        """The maps of `heatmap`, one per combination of the axes in `by`, as a plotly figure."""
+        from ..figures import plot_heatmap
+
+        return plot_heatmap(self.heatmap(x, y, by=by, where=where, score=score))
 
     def _check_axes(self, named: Sequence[str], cells: Sequence[Cell], where: Mapping[str, Any], score: str) -> None:
         if unknown := [axis for axis in (*named, *where) if axis not in self.axes]:
@@ -314,7 +329,7 @@ def _result(folder: Folder, cells: Sequence[Cell]) -> Sweep:
     about = ("key", "concept", "seed", *axes)
     frame = pd.DataFrame(rows, columns=[*about, *SCORES, *_RUN]).astype(dict.fromkeys(SCORES, float))
     written = ["replies"] if any("replies" in row for row in responses) else []
-    generations = pd.DataFrame(responses, columns=[*about, *_RESPONSE, *written]).astype(dict.fromkeys(SCORES, float))
+    generations = as_frame(responses, [*about, *_RESPONSE, *written])
     return Sweep(folder.name, tuple(cells), frame, generations, axes)
 
 
@@ -333,10 +348,7 @@ def _mean_of(cells: Sequence[Cell], rows: pd.DataFrame, score: str, level: float
     found = rows[["concept", "seed", score, "unscored"]].dropna(subset=[score])
     by_concept = found.groupby("concept", sort=False)[score].mean()
     units = by_concept if len(by_concept) > 1 else found[score]
-    low = high = np.nan
-    if len(units) > 1:
-        draws = np.random.default_rng(seed).choice(units.to_numpy(float), size=(RESAMPLES, len(units))).mean(axis=1)
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = mean_interval(units.to_numpy(float), level, seed) or (np.nan, np.nan)
     counts = {"concepts": found["concept"].nunique(), "seeds": found["seed"].nunique(), "cells": len(found)}
     counts |= {"missing": len(cells) - len(found), "unscored": int(rows["unscored"].sum())}
-    return {score: float(by_concept.mean()), "low": float(low), "high": float(high), **counts}
+    return {score: float(by_concept.mean()), "low": low, "high": high, **counts}

@@ -12,9 +12,9 @@ from tiny import Bench
 
 import steerlens
 from steerlens.analysis.attention import ALL_GROUPS, AttentionEffects, _intervals, _patterns, attention_effects
-from steerlens.analysis.intervals import estimate
 from steerlens.analysis.regions import GROUPS, token_groups
 from steerlens.figures.attention import plot_attention
+from steerlens.intervals import estimate
 from steerlens.recording import Recording, encode, record
 
 

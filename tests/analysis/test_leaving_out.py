@@ -16,10 +16,10 @@ from tiny import Bench
 import steerlens
 from steerlens import SteeringVector
 from steerlens.analysis import effect_recovery, load_sae
-from steerlens.analysis.intervals import estimate
 from steerlens.analysis.leaving_out import position_effects
 from steerlens.analysis.regions import GROUPS
 from steerlens.calibration import mean_kl
+from steerlens.intervals import estimate
 from steerlens.recording import noise
 
 P, R = list(PROMPTS), list(RESPONSES)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens import SteeringVector
 from steerlens.analysis.directions import random_rows, spectrum
-from steerlens.analysis.vocabulary import readout, token_names
+from steerlens.analysis.vocabulary import readout
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,6 @@ def test_readout_does_not_depend_on_what_stands_beside(normed: Any, monkeypatch:
     alone = readout(model, {"a": first}, n_random=200).frame
     assert together["token"].tolist() == alone["token"].tolist()
     np.testing.assert_allclose(together[["logit", "z", "p_corrected"]], alone[["logit", "z", "p_corrected"]], rtol=1e-4)
-
-
-def test_tokens_without_a_text_have_a_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert token_names(model, [1, 6, 40]) == ["<bos>", "\n", "A"]
-    monkeypatch.setattr("steerlens.analysis.vocabulary.token_strings", lambda model, ids: ["", "\ufffd", "A"])
-    assert token_names(model, [0, 4, 40]) == ["<pad>", "<start_of_turn>", "A"]
 
 
 def test_readout_leaves_the_model_as_it_came(normed: Any) -> None:

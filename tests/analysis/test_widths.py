@@ -12,7 +12,6 @@ import torch
 
 import steerlens
 from steerlens import TrainConfig, scaling
-from steerlens.analysis.intervals import t_quantile
 from steerlens.analysis.widths import (
     CONSTANT_RATES,
     HEAD,
@@ -28,6 +27,7 @@ from steerlens.analysis.widths import (
     random_model,
 )
 from steerlens.figures.widths import NOTE, plot_coordinate_check
+from steerlens.intervals import t_quantile
 from steerlens.likelihood import encode_data
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -1,14 +1,41 @@
-"""How sure a number is: percentile bootstrap over prompts, drawn whole, and quantiles of Student's t for a few runs."""
+"""How sure a number is: bootstrap over concepts or prompts, drawn whole, and quantiles of Student's t for a few runs."""
 
 import math
 from functools import cache
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES = 2000
+RESAMPLES = 5000
 LEVEL = 0.95
+
+
+FEW = 5
+"""The fewest concepts or prompts whose interval holds the mean about as often as it says: 92 times in 100 for five normal ones,
+75 for three, whose bootstrap means cannot leave their range."""
+
+
+def tails(n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The quantiles of bootstrap means of `n` > 1 units between which an interval lies.
+
+    They are wider than (1 - level) / 2 at either end as Student's interval is wider than the normal one (Hesterberg 2015,
+    "What teachers should know about the bootstrap", the expanded percentile interval). With the plain ones 10 units
+    give intervals that hold the mean 90 times in 100 and not 95.
+    """
+    reach = math.sqrt(n / (n - 1)) * t_quantile(n - 1, (1 + level) / 2)
+    tail = NormalDist().cdf(-reach)
+    return tail, 1 - tail
+
+
+def mean_interval(units: Float[np.ndarray, " unit"], level: float = LEVEL, seed: int = 0) -> tuple[float, float] | None:
+    """Bootstrap interval of the mean of units drawn whole (see `tails`); None of fewer than two."""
+    if len(units) < 2:
+        return None
+    draws = np.random.default_rng(seed).choice(units, size=(RESAMPLES, len(units))).mean(axis=1)
+    low, high = np.quantile(draws, tails(len(units), level))
+    return float(low), float(high)
 
 
 class Estimate(NamedTuple):
@@ -49,7 +76,7 @@ def estimate(top: Float[np.ndarray, " prompt"], bottom: Any = 1.0, seed: int = 0
         weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         draws = (weights @ top) / (weights @ below)
     draws = draws[np.isfinite(draws)]
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(draws) else (np.nan, np.nan)
+    low, high = np.quantile(draws, tails(n)) if len(draws) else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))
 
 
