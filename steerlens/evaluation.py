@@ -1,7 +1,7 @@
 """Generations -> ratings -> numbers with intervals, and what was not scored counted beside them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -148,9 +148,9 @@ def judge_rows(
     return rows
 
 
-def as_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
+def as_frame(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> pd.DataFrame:
     """Judged rows as a frame in which a missing score is NaN and a missing text None."""
-    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SCORES, float))
+    frame = pd.DataFrame(rows, columns=None if columns is None else list(columns)).astype(dict.fromkeys(SCORES, float))
     for name in {"error", "replies"} & set(frame):
         texts = [None if pd.isna(value) else value for value in frame[name]]
         frame[name] = pd.Series(texts, index=frame.index, dtype=object)

@@ -26,6 +26,7 @@ from .model import (
     model_name,
 )
 from .prompting import SteeringPrompt
+from .recording import response_logits
 from .steering import PerPrompt, SteerText, as_list, check_fits, edits_for_all
 from .vector import SteeringVector
 

@@ -1,4 +1,4 @@
-"""A sweep that is killed again and again, and the same sweep undisturbed; a process of its own, started by test_sweep.
+"""A sweep that is killed again and again, and the same sweep undisturbed; a process of its own, started by test_sweep_resuming.
 
     python tests/killed.py FOLDER KILLS SEED        prints a report as JSON
 
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,19 +67,25 @@ def finished(out: Path) -> dict[str, int]:
     return times
 
 
-def kill_at(child: int, out: Path, moment: str, delay: float) -> bool:
+def kill_at(child: int, out: Path, moment: str, further: int, delay: float) -> bool:
     """Kill the fork; was it still running?
 
-    Moments: "any" = so many seconds after its start; "working" = after it has begun with the cells; "writing" = after that
-    too, and at the first sight of a half-written file.
+    Moments: "any" = so many seconds after its start; "working" = so many seconds after it has begun with the cells and finished
+    so many further ones; "writing" = after that too, and at the first sight of a half-written file.
     """
-    begun = _written(out)
-    while moment != "any" and _written(out) == begun and os.waitpid(child, os.WNOHANG)[0] == 0:
-        time.sleep(0.001)
+    begun, before = _written(out), _count(out)
+
+    def seen(condition: Callable[[], bool], pause: float) -> bool:
+        while not condition():
+            if os.waitpid(child, os.WNOHANG)[0] != 0:
+                return False
+            time.sleep(pause)
+        return True
+
+    alive = moment == "any" or seen(lambda: _written(out) != begun and _count(out) >= before + further, 0.001)
     time.sleep(delay)
-    while moment == "writing" and not list((out / "cells").glob(".*")):
-        if os.waitpid(child, os.WNOHANG)[0] != 0:
-            return False
+    if not alive or (moment == "writing" and not seen(lambda: bool(list((out / "cells").glob(".*"))), 0)):
+        return False
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
@@ -87,6 +94,10 @@ def _written(out: Path) -> int:
     """When the manifest was written last: every attempt does so before its first cell."""
     path = out / "manifest.json"
     return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _count(out: Path) -> int:
+    return len(list((out / "cells").glob("[!.]*.json")))
 
 
 def main() -> None:
@@ -102,7 +113,7 @@ def main() -> None:
     (killed / "cells").mkdir(parents=True)
     for number in range(kills):
         child = attempt(model, killed)
-        if not kill_at(child, killed, MOMENTS[number % 3], rng.uniform(0, 2 * one)):
+        if not kill_at(child, killed, MOMENTS[number % 3], rng.choice((0, 1, 2)), rng.uniform(0, 2 * one)):
             break
         now = finished(killed)
         lost = [key for key, when in seen.items() if now.get(key) != when]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..generation import as_prompts
-from ..intervals import RESAMPLES, Estimate, estimate, tails
+from ..intervals import LEVEL, RESAMPLES, Estimate, estimate, tails
 from ..likelihood import Batch
 from ..model import Bridge, attention_pattern_name, check_layer, model_name, n_layers, token_strings
 from ..recording import batches, encode, record

@@ -29,14 +29,14 @@ def plot_heatmap(frame: pd.DataFrame, title: str = "Score by settings") -> go.Fi
     """
     if missing := set(COUNTED) - set(frame):
         raise ValueError(f"the frame has no column {', '.join(sorted(missing))}: give what Sweep.heatmap returns")
-    *by, y, x, score = list(frame)[: list(frame).index("low")]
+    *by, y, x, score = [str(name) for name in frame][: list(frame).index("low")]
     maps = list(frame.groupby(by, sort=False, dropna=False)) if by else [((), frame)]
     columns = min(len(maps), PER_ROW)
     rows = math.ceil(len(maps) / columns)
     names = [label(", ".join(f"{axis} {_said(value)}" for axis, value in zip(by, place, strict=True))) for place, _ in maps]
     figure = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.09, vertical_spacing=0.22 / rows)
     for number, (_, part) in enumerate(maps):
-        where = {"row": number // columns + 1, "col": number % columns + 1}
+        where: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
         figure.add_trace(_map(part, x, y, score), **where)
         figure.update_xaxes(title_text=label(x), type="category", showgrid=False, **where)
         figure.update_yaxes(title_text=label(y), type="category", showgrid=False, **where)

@@ -21,7 +21,17 @@ from ..model import Bridge, check_model, identity, weights_hash
 from ..scaling import TrainConfig
 from ..vector import SteeringVector
 from .concepts import Concept, Vectors, checked, find_concepts
-from .files import Steering, load_concept, load_steering, open_folder, save_concept, save_steering
+from .files import (
+    Steering,
+    finished,
+    load_concept,
+    load_steering,
+    open_folder,
+    read_settings,
+    save_all,
+    save_concept,
+    save_steering,
+)
 from .instructions import Instructions, read_instructions
 from .methods import PLAIN, Method, check_data, method_function
 
@@ -41,6 +51,22 @@ class AxBenchResult:
     """Concept id -> what steered."""
     settings: Mapping[str, Any]
     """Method, model, seed and sampling, as JSON values."""
+
+    @staticmethod
+    def open(out: str | Path) -> "AxBenchResult":
+        """The concepts that are finished in the `out` of a run, by id, without a model and without running anything.
+
+        Raises:
+            FileNotFoundError: no run of the protocol began there.
+            ValueError: no concept is finished, or a file is not intact.
+        """
+        folder = Path(out)
+        settings, numbers = read_settings(folder), finished(folder)
+        if not numbers:
+            raise ValueError(f"no concept is finished in {folder} yet")
+        frames = {number: frame for number in numbers if (frame := load_concept(folder, number, None)) is not None}
+        steering = {number: load_steering(folder, number, frame) for number, frame in frames.items()}
+        return AxBenchResult(_joined(list(frames.values())), steering, settings)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -147,8 +173,8 @@ def axbench(
         instructions: see `read_instructions`; each concept's are drawn from them with its id, as the benchmark draws them.
         prompts: concept id (or name) -> texts (or one text), instead of instructions.
         concepts: ids (or names) of those to run; None = all.
-        out: folder to write to; each concept at once, when it is done. A run that was killed goes on where it stopped. A
-            method given as a function is recognised by its name alone.
+        out: folder to write to; each concept at once, when it is done, and in the end all rows in `generations.parquet`. A
+            run that was killed goes on where it stopped. A method given as a function is recognised by its name alone.
         n_instructions: drawn per concept.
         seed: of training, and with a concept's id and an instruction's place of each generation.
         max_new_tokens, temperature, chat, batch_size: as `generate`.
@@ -195,7 +221,10 @@ def axbench(
         if folder is not None and frame is not known:
             save_concept(folder, one.number, frame, one.mark)
         frames.append(frame)
-    return AxBenchResult(_joined(frames), steering, settings)
+    whole = _joined(frames)
+    if folder is not None:
+        save_all(folder, whole)
+    return AxBenchResult(whole, steering, settings)
 
 
 def generation_seeds(seed: int, concept_id: int, n: int) -> list[int]:
@@ -261,8 +290,7 @@ def _finished(
     for one in concepts:
         frame = load_concept(folder, one.number, one.mark)
         if frame is not None:
-            name = frame["vector_file"].iloc[0]
-            done[one.number] = frame, load_steering(folder, one.number, None if pd.isna(name) else name)
+            done[one.number] = frame, load_steering(folder, one.number, frame)
     return done
 
 

@@ -3,6 +3,7 @@
 manifest.json                settings of the run; another run may not write here
 vectors/3.safetensors        what steered for concept 3 (.json for a steering prompt)
 concepts/3.parquet           one row per generation; that it is there says that the concept is finished
+generations.parquet          the rows of all concepts of the last call that came to its end
 """
 
 import hashlib
@@ -41,17 +42,30 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         with _writing(path):
             write_atomically(path, json.dumps(settings, indent=2, sort_keys=True).encode())
         return
+    there, here = _flat(read_settings(folder)), _flat(here)
+    other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    if other:
+        told = "; ".join(f"{name} is {there.get(name)!r:.80} there and {here.get(name)!r:.80} here" for name in other)
+        raise ValueError(f"{folder} holds a run with other settings ({told}): {ELSEWHERE}")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a run was begun with.
+
+    Raises:
+        FileNotFoundError: no run began there.
+        ValueError: the manifest is not intact.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run of the protocol: there is no {MANIFEST}")
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not intact ({error}), so it cannot be known what began there: {ELSEWHERE}") from error
     if not isinstance(there, dict):
         raise ValueError(f"{path} holds a {type(there).__name__}, not settings by name: {ELSEWHERE}")
-    there, here = _flat(there), _flat(here)
-    other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    if other:
-        told = "; ".join(f"{name} is {there.get(name)!r:.80} there and {here.get(name)!r:.80} here" for name in other)
-        raise ValueError(f"{folder} holds a run with other settings ({told}): {ELSEWHERE}")
+    return there
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +81,16 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def load_concept(folder: Path, number: int, expected: str) -> pd.DataFrame | None:
+def finished(folder: Path) -> list[int]:
+    """The ids of the concepts that are finished, smallest first."""
+    return sorted(int(path.stem) for path in (folder / "concepts").glob("*.parquet") if path.stem.lstrip("-").isdigit())
+
+
+def load_concept(folder: Path, number: int, expected: str | None) -> pd.DataFrame | None:
     """The rows of a finished concept, or None.
+
+    Args:
+        expected: the fingerprint the rows must have; None = any.
 
     Raises:
         ValueError: the rows were made from other data, prompts or vectors, or the file is not intact.
@@ -80,7 +102,7 @@ def load_concept(folder: Path, number: int, expected: str) -> pd.DataFrame | Non
         frame = pd.read_parquet(path)
     except Exception as error:  # a parser has many ways to stumble over half a file
         raise ValueError(f"{path} is not intact ({type(error).__name__}: {error}): {_remedy(folder, number)}") from error
-    if frame.attrs.get(FINGERPRINT) != expected:
+    if expected is not None and frame.attrs.get(FINGERPRINT) != expected:
         raise ValueError(f"{path} was made from other data, prompts or vectors for concept {number}: give another folder")
     frame.attrs = {}
     return frame
@@ -90,9 +112,17 @@ def save_concept(folder: Path, number: int, frame: pd.DataFrame, expected: str) 
     """Write a concept's rows: the concept is finished."""
     marked = frame.copy()
     marked.attrs = {FINGERPRINT: expected}
+    _write_rows(_rows_path(folder, number), marked)
+
+
+def save_all(folder: Path, frame: pd.DataFrame) -> None:
+    """Write the rows of all concepts as one table."""
+    _write_rows(folder / "generations.parquet", frame)
+
+
+def _write_rows(path: Path, frame: pd.DataFrame) -> None:
     buffer = io.BytesIO()
-    marked.to_parquet(buffer, index=False)
-    path = _rows_path(folder, number)
+    frame.to_parquet(buffer, index=False)
     with _writing(path):
         write_atomically(path, buffer.getvalue())
 
@@ -111,15 +141,16 @@ def save_steering(folder: Path, number: int, steering: Steering) -> str | None:
     return path.relative_to(folder).as_posix()
 
 
-def load_steering(folder: Path, number: int, name: str | None) -> Steering:
-    """Read what `save_steering` wrote for a finished concept.
+def load_steering(folder: Path, number: int, rows: pd.DataFrame) -> Steering:
+    """Read what `save_steering` wrote for a finished concept, of which its rows name the file.
 
     Raises:
         ValueError: it is not there, or not intact.
     """
-    if name is None:
+    name = rows["vector_file"].iloc[0]
+    if pd.isna(name):
         return None
-    path = folder / name
+    path = folder / str(name)
     try:
         if path.suffix == ".json":
             return SteeringPrompt(**json.loads(path.read_text(encoding="utf-8")))
