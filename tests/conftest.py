@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,43 @@ def data() -> Any:
 
     rows = [{"prompt": p, "response": r} for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     return steerlens.SteeringData(rows, concept="fish")
+
+
+@pytest.fixture
+def datasets(data: Any) -> dict[str, Any]:
+    """Two concepts, for a sweep."""
+    import steerlens
+
+    other = [{"prompt": f"{example.prompt} And?", "response": example.response[::-1]} for example in data]
+    return {"fish": data, "towns": steerlens.SteeringData(other)}
+
+
+@pytest.fixture
+def run(model: Any, datasets: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
+    """A small sweep with some arguments changed."""
+    from small_sweeps import ASKED, GRID, QUICK, score
+
+    import steerlens
+
+    def start(out: Any = "sweep", **changes: Any) -> Any:
+        given = {"model": model, "datasets": datasets, "grid": GRID, "judge": steerlens.ScriptedJudge(score), "prompts": ASKED}
+        given |= {"config": QUICK, "seeds": (7,), "max_new_tokens": 4, "progress": False} | changes
+        place = out if "://" in str(out) else tmp_path / out
+        return steerlens.sweep(out=place, **given)
+
+    return start
+
+
+@pytest.fixture
+def sae() -> Any:
+    """Random features whose encoder is not the decoder, for the tiny models."""
+    from random_sae import LAYER, N, randn
+
+    from steerlens.analysis import SAE
+
+    weights = {"W_enc": randn(WIDTH, N, seed=2) / 7, "W_dec": randn(N, WIDTH, seed=1), "b_enc": randn(N, seed=3)}
+    place = {"model_name": "someone/Tiny-Gemma2", "layer": LAYER, "weight_processing": "raw", "normalisation": "none"}
+    return SAE(**weights, b_dec=randn(WIDTH, seed=4), apply_b_dec_to_input=True, **place, source="random")
 
 
 def rows_of(model: Any, data: Any) -> list[tuple[list[int], list[int]]]:

@@ -137,3 +137,8 @@ class Oracle:
                 adam.param_groups[0]["lr"] = rate * (1 - t / len(batches))
                 adam.step()
         return Trained(v.detach().clone(), float(alpha.detach()), losses)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """How far a is from b, as a share of b's length."""
+    return float((a.double() - b.double()).norm() / b.double().norm())

@@ -1,4 +1,4 @@
-"""A chat service on the loopback that behaves as a test wants, badly above all."""
+"""A chat service on the loopback that behaves as a test wants, badly above all; judges that ask it, and questions."""
 
 import contextlib
 import json
@@ -8,7 +8,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from steerlens.judges.llm import LLMJudge
 from steerlens.judges.rubrics import Rubric
+from steerlens.judging import Question, Scores
 
 SHORT = Rubric(
     concept="concept {concept}\n{response}\nRating: [[n]]",
@@ -130,3 +132,32 @@ class Service:
                 pass
 
         return Handler
+
+
+RIGHT = {"concept": "1", "instruct": "2", "fluency": "0.5"}
+ONE = Question("sea", "Where?", "On the waves.")
+
+
+def judge_at(service: Service | str, **changes: Any) -> LLMJudge:
+    url = service if isinstance(service, str) else service.url
+    settings = {"api_key": "sk-secret", "rubric": SHORT, "backoff": 0.005, "timeout": 5, "concurrency": 3}
+    return LLMJudge("small", **{"base_url": url, **settings, **changes})
+
+
+def right(message: str, number: int) -> Action:
+    return rates(RIGHT[message.split()[0]])
+
+
+def by_length(message: str, number: int) -> Action:
+    """Ratings that depend on the response, later ones sooner: n x letters, rated n % 3."""
+    letters = message.count("x")
+    rating = {"concept": letters % 3, "instruct": 2, "fluency": letters % 2}[message.split()[0]]
+    return rates(rating)._replace(delay=0.4 if number < 3 else 0.02 if letters % 2 else 0.001)
+
+
+def questions(n: int) -> list[Question]:
+    return [Question("sea", f"prompt {i}", "x" * i) for i in range(n)]
+
+
+def expected(n: int) -> list[Scores]:
+    return [Scores(float(i % 3), 2.0, float(i % 2)) for i in range(n)]

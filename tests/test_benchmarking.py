@@ -1,28 +1,25 @@
-"""The AxBench protocol: drawing, running, resuming, tables; with a scripted judge and small models."""
+"""The AxBench protocol: running, resuming, refusing, and real files; with a scripted judge and small models."""
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from test_axbench_training import AXBENCH
+from test_instructions import INSTRUCTIONS
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, SteeringData, SteeringPrompt, TrainConfig
 from steerlens.judging import JudgeError, Question, Verdict
 from steerlens.protocol.benchmark import AxBenchResult, axbench, check_judge, generation_seeds
 from steerlens.protocol.concepts import find_concepts
-from steerlens.protocol.instructions import draw_instructions, read_instructions
 
-INSTRUCTIONS = [f"Instruction {number}?" for number in range(30)]
 FAST: dict[str, Any] = {"n_instructions": 3, "max_new_tokens": 4, "progress": False}
 QUICK = TrainConfig(epochs=1, factor_init=1.0, factor_lr=0.1, direction_lr=0.1)
 
@@ -46,43 +43,6 @@ def datasets(data: Any) -> dict[int, SteeringData]:
         return SteeringData(data.examples[number % 3 :], f"concept {number}", metadata)
 
     return {number: about(number, genre) for number, genre in ((4, "text"), (7, "code"), (9, "text"))}
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("concept_id", [0, 7, 499])
-def test_instructions_are_drawn_as_pandas_draws_rows_of_the_table(concept_id: int) -> None:
-    table = pd.DataFrame({"dataset": "x", "instruction": INSTRUCTIONS, "output": "y"})
-    expected = table.sample(10, random_state=int(concept_id))["instruction"].tolist()
-    assert draw_instructions(INSTRUCTIONS, concept_id) == expected
-    places = np.random.RandomState(concept_id).choice(30, size=10, replace=False)
-    assert expected == [INSTRUCTIONS[place] for place in places]
-
-
-@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
-def test_instructions_are_read_as_text(tmp_path: Path, kind: str) -> None:
-    texts = ["2020-01-01", "12", "None", "a, b"]
-    table, path = pd.DataFrame({"instruction": texts}), tmp_path / f"alpaca.{kind}"
-    if kind in ("json", "jsonl"):
-        table.to_json(path, orient="records", lines=kind == "jsonl")
-    else:
-        (table.to_csv if kind == "csv" else table.to_parquet)(path, index=False)
-    assert read_instructions(path) == texts
-
-
-def test_instructions_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no column 'instruction'"):
-        read_instructions(pd.DataFrame({"text": ["x"]}))
-    with pytest.raises(ValueError, match="instruction 1 is ' ', not a text"):
-        read_instructions(["a", " "])
-    with pytest.raises(ValueError, match="31 instructions are to be drawn from 30"):
-        draw_instructions(INSTRUCTIONS, 0, 31)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_instructions(tmp_path / "none.json")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(RuntimeError, match=r"pip install datasets, or download alpaca_eval\.json"):
-        read_instructions(None)
 
 
 # --- the protocol -----------------------------------------------------------------------------------------------------
@@ -127,39 +87,6 @@ def test_names_and_prompts_of_ones_own(model: Any, data: Any, make_vector: Calla
     asked = axbench(model, named, judge=length_judge(), prompts=prompts, method="prompt", concepts=["war"], **FAST)
     (steering,) = asked.vectors.values()
     assert isinstance(steering, SteeringPrompt) and "war" in steering.text and asked.by_concept()["norm"].isna().all()
-
-
-def test_tables_by_hand() -> None:
-    scores = {0: [2, 1], 1: [0, None], 2: [1, 1]}
-    rows = [
-        {
-            "concept_id": number,
-            "concept": "same" if number else "sea",
-            "genre": "code" if number == 1 else "text",
-            "overall": one,
-        }
-        for number, pair in scores.items()
-        for one in pair
-    ]
-    frame = pd.DataFrame(rows).astype({"overall": float}).assign(error=None)
-    frame = frame.assign(**{f"{name}_score": frame["overall"] for name in ("concept", "instruct", "fluency")})
-    result = AxBenchResult(frame, {0: None, 1: None, 2: None}, {"method": "m"})
-    assert result.evaluation.overall == pytest.approx((1.5 + 0 + 1) / 3), "concepts of the same words stay apart"
-    assert result.by_concept().index.tolist() == ["sea", "same [1]", "same [2]"]
-    assert result.worst(2)["concept_id"].tolist() == [1, 2]
-    genres = result.by_genre()
-    assert genres.loc["text", "overall"] == pytest.approx(1.25) and genres.loc["text", "concepts"] == 2
-    assert genres.loc["code", "unscored"] == 1
-    units = np.array([1.5, 0.0, 1.0])
-    draws = np.random.default_rng(0).choice(units, size=(2000, 3)).mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert sorted(result.evaluation.interval() or ()) == pytest.approx(sorted([low, high]), abs=0.06)
-    assert "1 of 6 rows are unscored: rejudge=True with the run's own out judges them again" in result.summary()
-    assert "overall 0.83 of 2" in result.summary() and "Lowest: same [1] (0.00)" in result.summary()
-    figure = result.plot()
-    assert {trace.name for trace in figure.data} == {"code", "text"}
-    assert figure.layout.xaxis.title.text == "mean overall score (0 to 2)" and figure.layout.title.text
-    assert sorted(x for trace in figure.data for x in trace.x) == [0, 1, 1.5]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

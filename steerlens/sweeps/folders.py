@@ -28,7 +28,8 @@ from .cells import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
     "positions", "interventions", "objectives", "judging", "scaling", "data", "vector", "prompting", "model",
-    "watching", "passes", "steering", "generation", "likelihood", "sites", "runs", "training", "evaluation", "sweeps.cells",
+    "watching", "passes", "steering", "generation", "likelihood", "sites", "runs", "training", "intervals", "evaluation",
+    "sweeps.cells",
 )  # fmt: skip
 """The modules whose code decides what a cell's numbers are, beside the judge's."""
 ASKING = ("judges.rubrics", "judges.asking")

@@ -55,6 +55,21 @@ def look_inside(bench: Bench, ids: Sequence[int], edits: Sequence[Edit] = ()) ->
     return Inside(output.logits[0], streams, attention, [pattern[0] for pattern in output.attentions])
 
 
+def naive_residuals(bench: Bench, ids: list[int], layer: int, edits: Any = ()) -> Tensor:
+    """Hidden states after a block, by a hook of our own."""
+    caught: list[Tensor] = []
+
+    def catch(_module: Any, _args: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    # hooks run in the order of their adding: what is caught is what the next block sees
+    with torch.no_grad(), bench.oracle.hooked(edits):
+        handle = bench.oracle.blocks[layer].register_forward_hook(catch)
+        bench.oracle.hf(input_ids=torch.tensor([ids]), use_cache=False)
+        handle.remove()
+    return caught[0].reshape(len(ids), -1)
+
+
 def naive_kl(steered: Tensor, plain: Tensor) -> Tensor:
     """KL of each row of logits, in double."""
     p, q = (logits.double().softmax(-1) for logits in (steered, plain))

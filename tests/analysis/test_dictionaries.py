@@ -5,67 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from torch import Tensor
+from sae_files import HIDDEN, D, N, flat, live, naive, nested, tensors, write_gemma, write_saelens, write_sparsify
 
 from steerlens.analysis import SAE, SAEError, load_sae
-
-D, N = 6, 10
-
-
-def tensors(seed: int = 0, *extra: str) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"W_enc": (D, N), "W_dec": (N, D), "b_enc": (N,), "b_dec": (D,), "threshold": (N,)}
-    made = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
-    made["threshold"] = made["threshold"].abs()
-    return {name: made[name].contiguous() for name in ("W_enc", "W_dec", "b_enc", "b_dec", *extra)}
-
-
-HIDDEN = torch.randn(7, 3, D, generator=torch.Generator().manual_seed(9)) * 2
-
-
-def naive(t: dict[str, Tensor], kind: str, minus: bool, k: int = 3) -> Tensor:
-    """Activations, one residual and one feature at a time."""
-    out = torch.zeros(7, 3, N)
-    for a in range(7):
-        for b in range(3):
-            x = HIDDEN[a, b] - (t["b_dec"] if minus else 0)
-            before = [float(t["W_enc"][:, f] @ x + t["b_enc"][f]) for f in range(N)]
-            kept = set(sorted(range(N), key=lambda f: -before[f])[:k]) if kind == "topk" else set(range(N))
-            for f in kept:
-                floor = float(t["threshold"][f]) if kind == "jumprelu" else 0.0
-                out[a, b, f] = before[f] if before[f] > max(floor, 0.0) else 0.0
-    return out
-
-
-def write_saelens(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cfg.json").write_text(json.dumps(config))
-    safetensors.torch.save_file(weights, folder / "sae_weights.safetensors")
-    return folder
-
-
-def flat(**changes: Any) -> dict[str, Any]:
-    """A configuration of SAELens before version 6."""
-    known = {"architecture": "standard", "d_in": D, "d_sae": N, "dtype": "float32", "activation_fn_str": "relu",
-             "apply_b_dec_to_input": True, "normalize_activations": "none", "model_name": "gpt2-small",
-             "hook_name": "blocks.7.hook_resid_pre", "hook_layer": 7, "neuronpedia_id": "gpt2-small/7-res-jb",
-             "finetuning_scaling_factor": False, "model_from_pretrained_kwargs": {}}  # fmt: skip
-    return known | changes
-
-
-def nested(architecture: str, **changes: Any) -> dict[str, Any]:
-    """A configuration of SAELens 6."""
-    metadata = {"sae_lens_version": "6.54.12", "model_name": "gemma-2-2b", "hook_name": "blocks.12.hook_resid_post",
-                "model_class_name": "HookedTransformer", "neuronpedia_id": None}  # fmt: skip
-    known = {"d_in": D, "d_sae": N, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": False,
-             "normalize_activations": "none", "reshape_activations": "none", "metadata": metadata,
-             "architecture": architecture}  # fmt: skip
-    return known | changes
-
 
 # --- SAELens ------------------------------------------------------------------------------------------------------------
 
@@ -148,13 +92,6 @@ def test_processed_models_are_told(tmp_path: Path) -> None:
 # --- Gemma Scope --------------------------------------------------------------------------------------------------------
 
 
-def write_gemma(folder: Path, weights: dict[str, Tensor] | None = None) -> Path:
-    folder.mkdir(parents=True)
-    arrays = {name: value.numpy() for name, value in (weights or tensors(4, "threshold")).items()}
-    np.savez(folder / "params.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    return folder
-
-
 def test_gemma_scope(tmp_path: Path) -> None:
     folder = write_gemma(tmp_path / "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
     for source in (folder, str(folder), folder / "params.npz"):
@@ -200,28 +137,7 @@ def test_gemma_scope_of_other_places_is_refused(tmp_path: Path) -> None:
         load_sae(write_gemma(tmp_path / "bare", tensors()))
 
 
-def test_pickles_and_damage_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "params.npz", W_enc=np.array([object()], dtype=object))
-    with pytest.raises(SAEError, match=r"not an intact params\.npz"):
-        load_sae(tmp_path)
-    folder = write_saelens(tmp_path / "cut", nested("standard"), tensors())
-    weights = folder / "sae_weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-40])
-    with pytest.raises(SAEError, match="damaged"):
-        load_sae(folder)
-
-
 # --- sparsify -----------------------------------------------------------------------------------------------------------
-
-
-def write_sparsify(folder: Path, **changes: Any) -> Path:
-    t = tensors(5)
-    folder.mkdir(parents=True)
-    config = {"activation": "topk", "k": 3, "d_in": D, "num_latents": N, "normalize_decoder": True, "transcode": False}
-    (folder / "cfg.json").write_text(json.dumps(config | changes))
-    weights = {"encoder.weight": t["W_enc"].T.contiguous(), "encoder.bias": t["b_enc"]}
-    safetensors.torch.save_file(weights | {"W_dec": t["W_dec"], "b_dec": t["b_dec"]}, folder / "sae.safetensors")
-    return folder
 
 
 def test_sparsify(tmp_path: Path) -> None:
@@ -251,13 +167,6 @@ def test_sparsify_of_other_kinds_is_refused(tmp_path: Path, name: str, changes: 
 
 
 # --- objects, the hub, and values ---------------------------------------------------------------------------------------
-
-
-def live(kind: str = "standard", encode: Any = None, **changes: Any) -> SimpleNamespace:
-    config = nested(kind, **changes)
-    cfg = SimpleNamespace(**config | {"architecture": lambda: kind, "metadata": SimpleNamespace(**config["metadata"])})
-    extra = {} if encode is None else {"encode": encode}
-    return SimpleNamespace(cfg=cfg, **tensors(6, "threshold"), **extra)
 
 
 @pytest.mark.parametrize("kind", ["standard", "jumprelu"])
@@ -361,80 +270,6 @@ def test_layer_and_hook_name_say_the_same() -> None:
     for name, layer in (("blocks.4.hook_resid_pre", 3), ("model.layers.4", 4), ("blocks.0.hook_resid_pre", None)):
         assert SAE(**tensors(), hook_name=name).layer == layer
     assert "10 features of d_model=6, relu" in repr(SAE(**tensors()))
-
-
-def damaged(source: Any, words: str = ":") -> None:
-    """The refusal, which names what was read and has no advice to unpickle."""
-    with pytest.raises(SAEError, match=words) as caught:
-        load_sae(source)
-    named = source if isinstance(source, Path) else type(source).__name__
-    assert str(named) in str(caught.value) and "pickle" not in str(caught.value)
-
-
-def test_damaged_npz(tmp_path: Path) -> None:
-    whole = (write_gemma(tmp_path / "whole") / "params.npz").read_bytes()
-    middle, inside = len(whole) // 2, whole.index(tensors(4)["W_dec"].numpy().tobytes()) + 9
-    flipped = bytes([*whole[:inside], whole[inside] ^ 255, *whole[inside + 1 :]])
-    path = tmp_path / "params.npz"
-    for content in (b"", whole[:middle], whole[:-30], flipped, b"text", np.lib.format.magic(1, 0)):
-        path.write_bytes(content)
-        damaged(path, r"not an intact params\.npz")
-    with path.open("wb") as file:
-        np.save(file, np.ones(3))
-    damaged(path, r"not an intact params\.npz")
-    for array in (np.array(["a"]), np.array([object()], dtype=object)):
-        np.savez(path, W_enc=array)
-        damaged(path, r"not an intact params\.npz")
-    fine = {name: value.numpy() for name, value in tensors(4, "threshold").items()}
-    for array, kind in ((fine["W_enc"].astype(complex), "complex128"), (np.ones((D, N), dtype=np.int8), "int8")):
-        np.savez(path, **fine | {"W_enc": array})  # pyright: ignore[reportArgumentType]
-        damaged(path, f"W_enc holds {kind}, not real numbers")
-
-
-@pytest.mark.parametrize("text", [b"[]", b"[1]", b"null", b'"text"', b"3", b"{", b"", b"\xff\xfe{}", b"[" * 100_000])
-def test_a_configuration_that_is_none(tmp_path: Path, text: bytes) -> None:
-    for folder in (write_saelens(tmp_path / "a", flat(), tensors()), write_sparsify(tmp_path / "layers.1")):
-        (folder / "cfg.json").write_bytes(text)
-        damaged(folder)
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (nested("standard", metadata="text"), ":"),
-        (nested("standard", metadata=[1]), ":"),
-        (nested("topk", k="many"), "k is 'many', not int"),
-        (nested("topk", k=3.7), "k is 3.7, not int"),
-        (nested("topk", k=True), "k is True, not int"),
-        (flat(activation_fn_str="topk", activation_fn_kwargs="k"), ":"),
-        (flat(model_from_pretrained_kwargs=["fold_ln"]), ":"),
-        (flat(hook_name=3), "hook_name is 3, not str"),
-        (flat(model_name=["a"]), r"model_name is \['a'\], not str"),
-        (flat(apply_b_dec_to_input="false"), "apply_b_dec_to_input is 'false', not bool"),
-    ],
-)
-def test_settings_of_another_kind(tmp_path: Path, config: Any, words: str) -> None:
-    damaged(write_saelens(tmp_path, config, tensors()), words)
-
-
-def test_tensors_of_another_shape_or_kind(tmp_path: Path) -> None:
-    config = nested("topk", k=3, rescale_acts_by_decoder_norm=True)
-    damaged(write_saelens(tmp_path / "shape", config, tensors() | {"W_dec": torch.ones(N + 1, D)}))
-    damaged(
-        write_saelens(tmp_path / "kind", nested("standard"), tensors() | {"b_enc": torch.ones(N, dtype=torch.complex64)}),
-        "b_enc",
-    )
-    for k in ("many", 3.7):
-        damaged(write_sparsify(tmp_path / f"layers.{len(str(k))}", k=k), ", not int")
-    folder = write_sparsify(tmp_path / "run" / "layers.2")
-    (folder.parent / "config.json").write_text("[]")
-    damaged(folder)
-
-
-def test_objects_whose_settings_are_none() -> None:
-    damaged(SimpleNamespace(cfg=3, **tensors()))
-    damaged(SimpleNamespace(cfg={"metadata": "text"}, **tensors()))
-    damaged(live(encode=lambda x: x.no_such_thing))
 
 
 @pytest.mark.parametrize("layer", [-4, -1])
