@@ -127,6 +127,28 @@ def test_a_killed_run_goes_on(model: Any, datasets: Any, make_vector: Callable[.
     assert not calls and not judge.calls
     pd.testing.assert_frame_equal(again.frame, whole.frame)
     assert again.redo(model, 4) == whole.frame["response"][4]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "killed" / "generations.parquet"), whole.frame, check_dtype=False)
+
+
+def test_a_folder_is_read_without_a_model(model: Any, datasets: Any, make_vector: Callable[..., Any], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": counted([], make_vector), "instructions": INSTRUCTIONS, **FAST}
+    whole = axbench(model, datasets, judge=length_judge(), out=tmp_path, **settings)
+    found = AxBenchResult.open(tmp_path)
+    pd.testing.assert_frame_equal(found.frame, whole.frame)
+    assert found.vectors == whole.vectors and found.settings == whole.settings and found.summary() == whole.summary()
+    (tmp_path / "concepts" / "7.parquet").unlink()
+    assert AxBenchResult.open(tmp_path).frame["concept_id"].unique().tolist() == [4, 9], "what is finished, of a killed run"
+    for number in (4, 9):
+        (tmp_path / "concepts" / f"{number}.parquet").unlink()
+    with pytest.raises(ValueError, match=r"no concept is finished in .* yet"):
+        AxBenchResult.open(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no run of the protocol: there is no manifest\.json"):
+        AxBenchResult.open(tmp_path / "concepts")
+
+
+def test_judging_again_is_of_a_folder(model: Any, datasets: Any) -> None:
+    with pytest.raises(ValueError, match="rejudge is for the finished concepts of an out="):
+        axbench(model, datasets, judge=length_judge(), method="unsteered", instructions=INSTRUCTIONS, rejudge=True, **FAST)
 
 
 def test_another_run_is_refused(model: Any, datasets: Any, make_vector: Callable[..., Any], tmp_path: Path) -> None:
