@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .extraction import from_direction as from_direction
     from .extraction import sae_direction as sae_direction
     from .generation import generate as generate
-    from .harness import HarnessScores as HarnessScores
-    from .harness import harness_scores as harness_scores
+    from .harness.scores import HarnessScores as HarnessScores
+    from .harness.scores import harness_scores as harness_scores
     from .judges.llm import LLMJudge as LLMJudge
     from .judges.llm import ReplayJudge as ReplayJudge
     from .judges.local import LocalJudge as LocalJudge
@@ -89,8 +89,8 @@ _HOME = {
     "suppression": "attacks",
     "Suppression": "attacks",
     "read_suppression": "attacks",
-    "harness_scores": "harness",
-    "HarnessScores": "harness",
+    "harness_scores": "harness.scores",
+    "HarnessScores": "harness.scores",
     "frontier": "tradeoffs",
     "Frontier": "tradeoffs",
     "side_effects": "tradeoffs",

@@ -13,7 +13,8 @@ from tiny import MARKS, Bench
 
 import steerlens
 from steerlens import SteeringData, SteeringPrompt
-from steerlens.harness import HarnessScores, Runner, cut, harness_scores, wanted
+from steerlens.harness.runner import Runner, cut, wanted
+from steerlens.harness.scores import HarnessScores, harness_scores
 from steerlens.model import stop_tokens
 
 pytest.importorskip("lm_eval", reason="the package lm-eval (extra evals) is not installed")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..attacks import Suppression
-from ..harness import HarnessScores
+from ..harness.scores import HarnessScores
 from ..protocol.benchmark import AxBenchResult
 from ..tradeoffs import Frontier, SideEffects
 from .scores import SCORE_RANGE
