@@ -128,7 +128,7 @@ def plot_frontier(result: Frontier, title: str = "Utility against score") -> go.
     figure.update_yaxes(title_text=html.escape(result.utility_name, quote=False))
     note = (
         "Up and to the right is better. Small text: scale of the factor. Ringed: no other point is at least as good in both, "
-        "as measured. Bars: 95 % intervals; points whose bars overlap are not told apart by this many items."
+        "as measured. Bars: 95 % interval of each point; do not rank points whose bars overlap widely."
     )
     return finish(figure, title, note, height=600, legend=LEGEND_BELOW)
 
