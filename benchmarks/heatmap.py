@@ -12,8 +12,9 @@ epochs (8 steps) and judged on 8 held-out prompts: enough to see where so short 
 shortness shows there.
 
 Columns of the table, a row per place: positions ("all" = FSSV, "p2+s2" = PrOSV), direction_init (lambda), factor_init (beta),
-factor_lr (lr_alpha at the published width), overall (0 to 2, mean over seeds, then concepts), its interval over concepts, the
-three ratings, the norm of the vectors, concepts, seeds, cells, missing (cells not run, or failed), examples, epochs, prompts.
+factor_lr (lr_alpha at the published width), overall (0 to 2, mean over seeds, then concepts), overall_low and overall_high
+(its interval over concepts; of four it is their range), the three ratings, the norm of the vectors, concepts, seeds, cells,
+missing (cells not run, or failed), examples, epochs, prompts.
 """
 
 import argparse

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from .model import load_model as load_model
     from .passes import SteeringError as SteeringError
     from .prompting import SteeringPrompt as SteeringPrompt
-    from .protocol.benchmark import AxBenchResult as AxBenchResult
     from .protocol.benchmark import axbench as axbench
+    from .protocol.results import AxBenchResult as AxBenchResult
     from .reporting import report as report
     from .scaling import TrainConfig as TrainConfig
     from .scanning import LayerScan as LayerScan
@@ -85,7 +85,7 @@ _HOME = {
     "Verdict": "judging",
     "BatchJudge": "judging",
     "axbench": "protocol.benchmark",
-    "AxBenchResult": "protocol.benchmark",
+    "AxBenchResult": "protocol.results",
     "suppression": "attacks",
     "Suppression": "attacks",
     "read_suppression": "attacks",

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from .data import Prompt
-from .evaluation import SCORES, Evaluation, as_frame, judge_rows
+from .evaluation import SCORES, Evaluation, as_frame, concept_of_each, judge_rows
 from .generation import as_prompts, generate, row_seeds
-from .intervals import mean_interval
-from .judging import RATINGS, Judge
+from .intervals import mean_interval, warning
+from .judging import RATINGS, Judge, check_judge
 from .model import Bridge
 from .steering import PerPrompt, SteerText
 from .vector import SteeringVector
@@ -51,7 +51,8 @@ class Suppression:
         `overall` is the mean without the attack, `attacked` under it (0 to 2, over prompts, then over concepts), `drop` their
         difference on the prompts that are scored in both; each has `_low` and `_high`, the 95 % bootstrap interval (over
         concepts if there are several, else over prompts; of the drop over pairs). `concept`, `instruct`, `fluency` and the
-        same with `attacked_` before them are the ratings; n counts the prompts, unscored the rows of both without a score.
+        same with `attacked_` before them are the ratings; n counts the prompts, pairs those scored in both, units what the
+        interval of the drop is over (concepts or pairs), unscored the rows of both without a score.
         """
         groups = self.frame.groupby(["vector", "scale"], sort=False)
         return pd.DataFrame([{"vector": name, "scale": scale} | _row(part) for (name, scale), part in groups])
@@ -76,8 +77,7 @@ class Suppression:
                 continue
             told.append(
                 f"{name}: overall {row['overall']:.2f} of 2, {row['attacked']:.2f} under the attack (drop {row['drop']:.2f}, "
-                f"95 % interval {row['drop_low']:.2f} to {row['drop_high']:.2f}, {row['n']} prompts, "
-                f"{row['unscored']} rows unscored)."
+                f"{_interval(row)}, {row['pairs']} of {row['n']} prompts scored in both, {row['unscored']} rows unscored)."
             )
         more = len(table) - len(told)
         return " ".join(told) + (f" {more} more." if more else "")
@@ -120,9 +120,8 @@ def suppression(
         ValueError: no prompts, numbers that do not match, a scale twice, or an attack that leaves an instruction as it is.
     """
     batch = as_prompts(prompts)
-    concepts = [concept] * len(batch) if isinstance(concept, str) else list(concept)
-    if len(concepts) != len(batch):
-        raise ValueError(f"{len(concepts)} concepts for {len(batch)} prompts: give one, or one per prompt")
+    check_judge(judge)
+    concepts = concept_of_each(concept, len(batch))
     given = _given(concepts, batch, attacked)
     named = dict(sv) if isinstance(sv, Mapping) else {"vector": sv}
     factors = check_scales(scales)
@@ -285,7 +284,7 @@ def _row(part: pd.DataFrame) -> dict[str, Any]:
         row[f"{name}_low"], row[f"{name}_high"] = one.interval() or (np.nan, np.nan)
         before = "" if name == "overall" else "attacked_"
         row |= {f"{before}{rating}": _number(one.mean(f"{rating}_score")) for rating in RATINGS}
-    row["drop"], row["drop_low"], row["drop_high"] = _drop(*(side.reset_index(drop=True) for side in sides.values()))
+    row |= _drop(*(side.reset_index(drop=True) for side in sides.values()))
     return row | {"n": len(part) // 2, "unscored": int(part["overall"].isna().sum())}
 
 
@@ -293,10 +292,16 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _drop(plain: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, float, float]:
+def _drop(plain: pd.DataFrame, attacked: pd.DataFrame) -> dict[str, Any]:
     """Mean of plain minus attacked over the pairs scored in both, with its interval; NaN where there are none."""
     pairs = pd.DataFrame({"concept": plain["concept"], "drop": plain["overall"] - attacked["overall"]}).dropna()
-    if pairs.empty:
-        return np.nan, np.nan, np.nan
     units = pairs.groupby("concept")["drop"].mean() if pairs["concept"].nunique() > 1 else pairs["drop"]
-    return float(units.mean()), *(mean_interval(units.to_numpy()) or (np.nan, np.nan))
+    low, high = mean_interval(units.to_numpy()) or (np.nan, np.nan)
+    return {"drop": units.mean(), "drop_low": low, "drop_high": high, "pairs": len(pairs), "units": len(units)}
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    """The interval of the drop in words."""
+    if np.isnan(row["drop_low"]):
+        return "no interval"
+    return f"95 % interval {row['drop_low']:.2f} to {row['drop_high']:.2f}{warning(int(row['units']))}"

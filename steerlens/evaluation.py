@@ -9,8 +9,8 @@ import pandas as pd
 
 from .data import Prompt
 from .generation import as_prompts, generate, prompt_seeds
-from .intervals import FEW, mean_interval
-from .judging import RATINGS, UNSCORED, BatchJudge, Judge, JudgeError, Question, Scores, Verdict
+from .intervals import mean_interval, warning
+from .judging import RATINGS, UNSCORED, BatchJudge, Judge, JudgeError, Question, Scores, Verdict, check_judge
 from .model import Bridge
 from .steering import PerPrompt, SteerText
 
@@ -80,7 +80,7 @@ class Evaluation:
         told = "one response, no interval"
         if interval is not None:
             told = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
-            told += ", too few to trust it" if (concepts if concepts > 1 else len(scored)) < FEW else ""
+            told += warning(concepts if concepts > 1 else len(scored))
         return told + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
 
     @staticmethod
@@ -113,10 +113,9 @@ def evaluate(
             it raises, the row is unscored and keeps the reason; only an interrupt stops the evaluation.
         max_new_tokens, temperature, seed, chat, batch_size, progress: as `generate`.
     """
+    check_judge(judge)
     batch = as_prompts(prompts)
-    concepts = [concept] * len(batch) if isinstance(concept, str) else list(concept)
-    if len(concepts) != len(batch):
-        raise ValueError(f"{len(concepts)} concepts for {len(batch)} prompts: give one, or one per prompt")
+    concepts = concept_of_each(concept, len(batch))
     responses = generate(
         model,
         batch,
@@ -129,6 +128,17 @@ def evaluate(
         progress=progress,
     )
     return Evaluation(as_frame(judge_rows(judge, concepts, batch, responses, prompt_seeds(seed, len(batch)))))
+
+
+def concept_of_each(concept: str | Sequence[str], n: int) -> list[str]:
+    """The concept of each of `n` prompts; raises ValueError for another number of them, or what is no text."""
+    concepts = [concept] * n if isinstance(concept, str) else list(concept)
+    if len(concepts) != n:
+        raise ValueError(f"{len(concepts)} concepts for {n} prompts: give one, or one per prompt")
+    for place, one in enumerate(concepts):
+        if not isinstance(one, str) or not one.strip():
+            raise ValueError(f"concept {place} is {one!r}: a judge needs words to look for")
+    return concepts
 
 
 def judge_rows(

@@ -29,6 +29,11 @@ def tails(n: int, level: float = LEVEL) -> tuple[float, float]:
     return tail, 1 - tail
 
 
+def warning(n: int) -> str:
+    """What to say after an interval over `n` units: nothing if they are enough, or one, of which there is none."""
+    return ", too few to trust it" if 1 < n < FEW else ""
+
+
 def mean_interval(units: Float[np.ndarray, " unit"], level: float = LEVEL, seed: int = 0) -> tuple[float, float] | None:
     """Bootstrap interval of the mean of units drawn whole (see `tails`); None of fewer than two."""
     if len(units) < 2:

@@ -25,7 +25,7 @@ class Scores:
     def __post_init__(self) -> None:
         for name in RATINGS:
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= HIGHEST:
+            if isinstance(value, bool) or (value is not None and not 0 <= value <= HIGHEST):
                 raise ValueError(f"the {name} rating is {value!r}; ratings go from 0 to 2, or None for unscored")
 
     @property
@@ -109,7 +109,7 @@ class ScriptedJudge:
     def identity(self) -> str:
         """Class and digest of the script: of the list, or of the function's code and plain values, not of what it calls."""
         told = _function(self._replies) if callable(self._replies) else repr(self._replies)
-        return f"{_name(type(self))} {_digest(told)}"
+        return f"{_name(type(self))} {digest(told)}"
 
     def score(self, concept: str, prompt: str, response: str) -> Scores:
         """The next reply of the script."""
@@ -122,6 +122,15 @@ class ScriptedJudge:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+
+def check_judge(judge: Any) -> None:
+    """Raise TypeError for what cannot score a response."""
+    if isinstance(judge, type):
+        raise TypeError(f"the judge is the class {judge.__name__}: give an object of it, such as {judge.__name__}(...)")
+    if not isinstance(judge, Judge) or not callable(judge.score):
+        kind = type(judge).__name__
+        raise TypeError(f"the judge is of type {kind} and has no method score(concept, prompt, response) -> Scores")
 
 
 def judge_identity(judge: Judge) -> str:
@@ -138,14 +147,14 @@ def judge_identity(judge: Judge) -> str:
         source = None if module is None else inspect.getsource(module)
     except (OSError, TypeError):
         source = None
-    return _name(kind) if source is None else f"{_name(kind)} {_digest(source)}"
+    return _name(kind) if source is None else f"{_name(kind)} {digest(source)}"
 
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
@@ -157,21 +166,21 @@ def _function(function: Callable[..., Any]) -> str:
         return _name(type(inner))
     held = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
     given = [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None), *held]
-    return repr((_code(code), [_plain(value) for value in given]))
+    return repr((code_text(code), [plain_text(value) for value in given]))
 
 
-def _code(code: CodeType) -> str:
-    return repr((code.co_code, code.co_names, [_plain(constant) for constant in code.co_consts]))
+def code_text(code: CodeType) -> str:
+    return repr((code.co_code, code.co_names, [plain_text(constant) for constant in code.co_consts]))
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """A value without the address that the repr of many has, and sets in order."""
     if isinstance(value, CodeType):
-        return _code(value)
+        return code_text(value)
     if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(_plain, value)))
+        return repr(sorted(map(plain_text, value)))
     if isinstance(value, (list, tuple)):
-        return repr([_plain(one) for one in value])
+        return repr([plain_text(one) for one in value])
     if isinstance(value, dict):
-        return repr([(_plain(key), _plain(one)) for key, one in value.items()])
+        return repr([(plain_text(key), plain_text(one)) for key, one in value.items()])
     return repr(value) if value is None or isinstance(value, (str, bytes, int, float, complex, Scores)) else _name(type(value))

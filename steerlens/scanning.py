@@ -10,6 +10,7 @@ import torch
 
 from .data import Prompt, SteeringData, as_data
 from .evaluation import SCORES, evaluate
+from .intervals import warning
 from .judging import Judge
 from .model import Bridge, check_model, n_layers
 from .objectives import Objective, objective_name
@@ -27,7 +28,7 @@ class LayerScan:
 
     frame: pd.DataFrame
     """One row per layer: layer, held_out_loss, unsteered_loss (the same data without a vector), train_loss (last epoch), norm,
-    and if judged concept_score, instruct_score, fluency_score, overall, overall_low, overall_high, unscored.
+    and if judged concept_score, instruct_score, fluency_score, overall, overall_low, overall_high, n (responses), unscored.
     `attrs["objective"]` says which loss it is."""
     vectors: dict[int, SteeringVector]
 
@@ -51,7 +52,9 @@ class LayerScan:
         losses = f"held-out loss {row['held_out_loss']:.3f} (unsteered {row['unsteered_loss']:.3f})"
         text = f"layer {self.best} is the best of {len(self.frame)}: {losses}"
         if not pd.isna(row.get("overall")):
-            text += f", overall {row['overall']:.2f} of 2 (95 % interval {row['overall_low']:.2f} to {row['overall_high']:.2f})"
+            few = warning(int(row["n"] - row["unscored"]))
+            interval = f"95 % interval {row['overall_low']:.2f} to {row['overall_high']:.2f}{few}"
+            text += f", overall {row['overall']:.2f} of 2 ({'no interval' if pd.isna(row['overall_low']) else interval})"
         return text
 
 
@@ -146,4 +149,4 @@ def _judged(
     low, high = evaluation.interval() or (None, None)
     means = {score: evaluation.mean(score) for score in SCORES} | {"overall_low": low, "overall_high": high}
     numbers = {name: math.nan if value is None else value for name, value in means.items()}
-    return numbers | {"unscored": evaluation.unscored}
+    return numbers | {"n": len(evaluation.frame), "unscored": evaluation.unscored}

@@ -1,5 +1,6 @@
 """What steering costs: utility against score for several vectors and strengths, and side effects that need no judge."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from .attacks import Rewrite, Steered, check_scales, scaled, suppression
 from .data import Prompt
 from .evaluation import Checkable, Evaluation, evaluate
 from .generation import as_prompts, generate
-from .intervals import Estimate, estimate
+from .intervals import Estimate, estimate, warning
 from .judging import Judge
 from .likelihood import EncodedExample, response_logprobs
 from .model import Bridge, frozen
@@ -37,7 +38,7 @@ class Frontier:
     frame: pd.DataFrame
     """One row per vector and scale, the unsteered model first (scale 0): vector, scale, score and utility with `_low` and
     `_high` (95 % bootstrap interval, NaN for a single number) and `_n` (items, rows), unscored (rows of the score), efficient
-    (no other row is at least as good in both and better in one)."""
+    (no other row is at least as good in both and better in one); where the utility is judged too, utility_unscored."""
     score_name: str
     utility_name: str
 
@@ -179,7 +180,7 @@ def _numbers(name: str, value: Measured) -> dict[str, Any]:
     if isinstance(value, Evaluation):
         low, high = value.interval() or (np.nan, np.nan)
         mean = np.nan if value.overall is None else value.overall
-        counts = {f"{name}_n": len(value.frame), "unscored": value.unscored}
+        counts = {f"{name}_n": len(value.frame), "unscored" if name == "score" else f"{name}_unscored": value.unscored}
     else:
         items = _read(value)
         mean, low, high = estimate(items) if items.ndim else (float(items), np.nan, np.nan)
@@ -245,8 +246,8 @@ class SideEffects:
         said = "its responses are empty" if np.isnan(perplexity.value) else f"its responses have perplexity {perplexity}"
         return (
             f"Farthest from the unsteered model: {row['vector']} x {row['scale']:g}, KL {kl} in nats per token, over "
-            f"{row['n']} prompt{'s' if row['n'] != 1 else ''}; {said} under the unsteered model, whose own have "
-            f"{plain['perplexity']:.3g}."
+            f"{row['n']} prompt{'s' if row['n'] != 1 else ''}{warning(int(row['n']))}; {said} under the unsteered model, whose "
+            f"own have {plain['perplexity']:.3g}."
         )
 
     def plot(self) -> Any:
@@ -298,14 +299,14 @@ def side_effects(
         surprise, said = _surprise_sums(model, spoken, batch_size)
         moved, strange = per_token(kl, tokens), per_token(surprise, said)
         row = {"vector": name, "scale": scale} | moved.columns("kl") | {"kl_tokens": int(tokens.sum())}
-        perplexity = Estimate(*map(float, np.exp(strange)))
+        perplexity = Estimate(math.exp(strange.value), math.exp(strange.low), math.exp(strange.high))
         row |= perplexity.columns("perplexity") | {"perplexity_tokens": int(said.sum())}
         rows.append(row | {"empty": int((said == 0).sum()), "n": len(batch)})
     return SideEffects(pd.DataFrame(rows))
 
 
 def per_token(totals: Float[np.ndarray, " prompt"], counts: Float[np.ndarray, " prompt"]) -> Estimate:
-    """Sum of totals over sum of counts, over the prompts that have a count; see `analysis.intervals.estimate`."""
+    """Sum of totals over sum of counts, over the prompts that have a count; see `intervals.estimate`."""
     kept = counts > 0
     return estimate(totals[kept], counts[kept])
 

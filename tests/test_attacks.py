@@ -73,7 +73,11 @@ def test_numbers_by_hand() -> None:
     assert row["drop"] == pytest.approx((1 + 1) / 2), "only the pairs that are scored in both"
     assert (row["drop_low"], row["drop_high"]) == (1.0, 1.0)
     assert (row["n"], row["unscored"]) == (4, 2)
+    told = table([2, 1, None, 1.5, 1, 0, 1, None]).summary()
+    assert "drop 1.00, 95 % interval 1.00 to 1.00, too few to trust it, 2 of 4 prompts scored in both, 2 rows unscored" in told
+    assert "(drop 1.00, no interval, 1 of 1 prompts scored in both" in table([2, 1]).summary()
     assert "drop 1.00" in table([2, 1, 1, 0]).summary()
+    assert "too few" not in table([2, 1, 2, 1, 2, 1, 1, 0, 1, 0]).summary()
     assert "not scored both" in table([2.0, None]).summary()
 
 
@@ -82,8 +86,8 @@ def test_intervals_are_over_concepts_when_there_are_several() -> None:
     one = table([2, 1, 2, 1, 0, 1, 0, 1]).to_frame().iloc[0]
     several = table([2, 1, 2, 1, 0, 1, 0, 1], ["a", "a", "b", "b"]).to_frame().iloc[0]
     assert (several["drop"], several["drop_low"], several["drop_high"]) == (1.0, 1.0, 1.0)
-    draws = np.random.default_rng(0).choice(np.array([2.0, 0, 2, 0]), size=(2000, 4)).mean(axis=1)
-    assert [one["drop_low"], one["drop_high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
+    assert [one["drop_low"], one["drop_high"]] == [0.0, 2.0], "that of four pairs is their range"
+    assert (one["units"], several["units"], several["pairs"]) == (4, 2, 4)
 
 
 def test_attacks_are_read_from_files(tmp_path: Path) -> None:
@@ -171,3 +175,17 @@ def test_the_figure_says_what_is_left() -> None:
     assert figure.layout.xaxis.title.text == "mean overall score (0 to 2)" and figure.layout.yaxis.title.text
     assert "Suppression" in figure.layout.title.text
     assert all(trace.hovertemplate.endswith("<extra></extra>") for trace in figure.data)
+
+
+def test_nothing_is_drawn_where_nothing_was_scored() -> None:
+    tables = {"both": table([2, 1, 1, 0]), "plain": table([2, 1, None, None]), "attacked": table([None, None, 1, 0])}
+    tables["none"] = table([None] * 4)
+    frame = pd.concat([one.frame.assign(vector=name) for name, one in tables.items()], ignore_index=True)
+    figure: Any = Suppression(frame).plot()
+    assert [(line.x0, line.x1, line.y0) for line in figure.layout.shapes] == [(1.5, 0.5, 0)]
+    assert list(figure.layout.yaxis.ticktext) == [
+        "both x 1",
+        "plain x 1 (unscored under the attack)",
+        "attacked x 1 (unscored without the<br>attack)",
+        "none x 1 (unscored)",
+    ]

@@ -16,9 +16,10 @@ from test_instructions import INSTRUCTIONS
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, SteeringData, SteeringPrompt, TrainConfig
-from steerlens.judging import JudgeError, Question, Verdict
-from steerlens.protocol.benchmark import AxBenchResult, axbench, check_judge, generation_seeds
+from steerlens.judging import JudgeError, Question, Verdict, check_judge
+from steerlens.protocol.benchmark import axbench, generation_seeds
 from steerlens.protocol.concepts import find_concepts
+from steerlens.protocol.results import AxBenchResult
 
 FAST: dict[str, Any] = {"n_instructions": 3, "max_new_tokens": 4, "progress": False}
 QUICK = TrainConfig(epochs=1, factor_init=1.0, factor_lr=0.1, direction_lr=0.1)

@@ -167,6 +167,19 @@ def test_what_is_missing_is_nan_among_scores_and_none_among_texts(model):
     assert found["error"].tolist() == [None, "RuntimeError: no reply"] and found["overall"].isna().tolist() == [False, True]
 
 
+def test_what_cannot_be_judged_is_refused_before_generating(model, monkeypatch):
+    monkeypatch.setattr("steerlens.evaluation.generate", None)
+    with pytest.raises(TypeError, match="the judge is the class ScriptedJudge: give an object of it"):
+        evaluate(model, None, "fish", ["one"], ScriptedJudge)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="concept 1 is ' ': a judge needs words to look for"):
+        evaluate(model, None, ["fish", " "], ["one", "two"], ScriptedJudge([]))
+
+
+def test_a_truth_value_is_no_rating():
+    with pytest.raises(ValueError, match="the fluency rating is True"):
+        Scores(2, 2, True)
+
+
 def test_accuracy_counts_right_answers(model):
     class Asked:
         def __init__(self, prompt: str, right: bool) -> None:

@@ -44,3 +44,18 @@ def test_instructions_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(RuntimeError, match=r"pip install datasets, or download alpaca_eval\.json"):
         read_instructions(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", b"[{"), ("b.jsonl", b'{"a": "x"}\n{'), ("c.csv", b""), ("d.parquet", b"PAR1"), ("e.json", b'{"a": 1}')],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as a table"):
+        read_instructions(tmp_path / name)
+
+
+def test_ids_beyond_what_a_seed_can_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="from 0 to 4294967295; this one is 4294967296"):
+        draw_instructions(INSTRUCTIONS, 2**32, 3)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steerlens.intervals import FEW, RESAMPLES, estimate, mean_interval, t_quantile, tails
+from steerlens.intervals import FEW, RESAMPLES, estimate, mean_interval, t_quantile, tails, warning
 
 
 @pytest.mark.parametrize(("free", "quantile"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (30, 2.0423)])
@@ -49,5 +49,6 @@ def test_a_mean_over_equal_weights_has_the_same_interval_as_an_estimate() -> Non
 
 
 def test_one_unit_has_no_interval() -> None:
+    assert [warning(n) != "" for n in (1, 2, FEW - 1, FEW)] == [False, True, True, False]
     assert mean_interval(np.array([1.0])) is None and mean_interval(np.array([])) is None
     assert np.isnan(estimate(np.array([1.0])).low)

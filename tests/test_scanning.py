@@ -153,7 +153,7 @@ def test_judged_columns_are_those_of_evaluate(model: Any, data: SteeringData) ->
 
     judge = ScriptedJudge(by_text)
     found = scan(model, data, judge=judge, prompts=ASKED, seed=5)
-    assert list(found.frame.columns) == [*COLUMNS, *SCORES, "overall_low", "overall_high", "unscored"]
+    assert list(found.frame.columns) == [*COLUMNS, *SCORES, "overall_low", "overall_high", "n", "unscored"]
     assert [call[:2] for call in judge.calls] == [("fish", prompt) for prompt in ASKED] * 2
     for row in found.frame.to_dict("records"):
         layer: Any = row["layer"]
@@ -172,7 +172,7 @@ def test_the_best_layer_has_the_highest_score_if_judged(model: Any, data: Steeri
     assert found.frame["overall"].tolist() == list(scores)
     assert found.best == [0, 2][scores.index(1.0)]
     assert found.summary().startswith(f"layer {found.best} is the best of 2: held-out loss")
-    assert found.summary().endswith("overall 1.00 of 2 (95 % interval 1.00 to 1.00)")
+    assert found.summary().endswith("overall 1.00 of 2 (95 % interval 1.00 to 1.00, too few to trust it)")
 
 
 def test_unscored_layers_are_never_the_best_by_score(model: Any, data: SteeringData) -> None:

@@ -69,6 +69,15 @@ def test_the_score_can_be_that_under_the_attack_or_a_function(model: Any, make_v
     assert (given.score_name, given.frame["score_n"].tolist()) == ("norms", [2, 2])
 
 
+def test_unscored_rows_are_those_of_the_score_also_where_the_utility_is_judged(model: Any) -> None:
+    def judged(unscored: int) -> steerlens.Evaluation:
+        rows = [{"concept": "c", "overall": None if n < unscored else 1.0} for n in range(4)]
+        return steerlens.Evaluation(pd.DataFrame(rows).astype({"overall": float}))
+
+    found = frontier(model, {"a": None}, score=lambda *one: judged(2), utility=lambda *one: judged(1), scales=(1,)).frame
+    assert found["unscored"].tolist() == [2, 2] and found["utility_unscored"].tolist() == [1, 1]
+
+
 def test_the_utility_of_several_concepts_is_the_mean_over_their_vectors(model: Any, make_vector: Callable[..., Any]) -> None:
     rows = PerPrompt([make_vector(factor=1.0), make_vector(factor=3.0), make_vector(factor=1.0)])
 
@@ -190,3 +199,38 @@ def test_side_effects_told_drawn_and_refused(model: Any, make_vector: Callable[.
         side_effects(model, {"p": SteeringPrompt("x")}, PROMPTS)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="none may be called"):
         side_effects(model, {"unsteered": None}, PROMPTS)
+
+
+def strange(span: float, plain: float = 31.0) -> Any:
+    """The perplexity axis of side effects that span so much."""
+    rows = [{"vector": name, "scale": scale} for name, scale in (("unsteered", 0.0), ("a", 1.0))]
+    frame = pd.DataFrame(rows).assign(kl=[0, 1.0], n=5, perplexity=[plain, 31.0 * span])
+    bounds = {f"{name}_{end}": frame[name] for name in ("kl", "perplexity") for end in ("low", "high")}
+    return tradeoffs.SideEffects(frame.assign(**bounds)).plot()
+
+
+@pytest.mark.parametrize("span", [1.0, 1.01, 1.3, 2.2, 2.6, 5, 15, 50, 300, 1000, 1e4, 1e6, 1e12, 1 / 30])
+def test_a_logarithmic_axis_has_a_few_ticks(span: float) -> None:
+    axis = strange(span).layout.yaxis2
+    low, high = axis.range
+    places = np.log10(axis.tickvals)
+    assert 2 <= len(places) <= 8 and len(set(axis.ticktext)) == len(places)
+    assert low < math.log10(31 * min(span, 1)) and high > math.log10(31 * max(span, 1)), "all points are inside"
+    assert low <= places.min() and places.max() <= high
+    assert np.diff(places).min() > 0.05 * (high - low), "names stay apart"
+    assert [float(text) for text in axis.ticktext] == pytest.approx(list(axis.tickvals))
+
+
+def test_no_line_is_drawn_at_a_number_that_is_not_known() -> None:
+    assert len(strange(5).layout.shapes) == 1
+    figure = strange(5, plain=math.nan)
+    assert not figure.layout.shapes and len(figure.layout.yaxis2.tickvals) >= 2
+    assert strange(math.nan, plain=math.nan).layout.yaxis2.range is None
+
+
+@pytest.mark.parametrize(("n", "told"), [(3, True), (4, False)])
+def test_the_note_of_many_benchmarks_is_short(n: int, told: bool) -> None:
+    row = {"metric": "acc", "filter": "none", "value": 0.5, "stderr": 0.1, "n": 10}
+    found = steerlens.HarnessScores(pd.DataFrame([{"task": f"t{number}", **row} for number in range(n)]), pd.DataFrame())
+    note = found.plot().layout.title.subtitle.text.replace("<br>", " ")
+    assert ("t0 acc 0.500" in note) == told and "Bars: 1.96 standard errors" in note

@@ -1,5 +1,6 @@
 """The concepts of a run: each with its data, its prompts and, where one is given, what steers for it."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ def find_concepts(
         ValueError: concepts, prompts or vectors that are not there, or are not what they should be.
     """
     named = read_axbench(data) if isinstance(data, (str, Path)) else {name: as_data(rows) for name, rows in data.items()}
-    numbers = {name: int(rows.metadata.get("concept_id", place)) for place, (name, rows) in enumerate(named.items())}
+    numbers = {name: _number(name, rows.metadata.get("concept_id", place)) for place, (name, rows) in enumerate(named.items())}
     if len(set(numbers.values())) < len(numbers):
         raise ValueError(f"two concepts have the same id: {sorted(numbers.values())}")
     found = []
@@ -59,6 +60,13 @@ def find_concepts(
         given = None if vectors is None else _given(vectors, name, number)
         found.append(Concept(number, words, rows, asked, given, fingerprint(rows.hash, rows.concept, asked, given)))
     return found
+
+
+def _number(name: Any, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name!r} has the concept_id {value!r}; it must be a whole number") from error
 
 
 def _chosen(wanted: Any, numbers: Mapping[Any, int]) -> list[Any]:

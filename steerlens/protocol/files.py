@@ -3,7 +3,7 @@
 manifest.json                settings of the run; another run may not write here
 vectors/3.safetensors        what steered for concept 3 (.json for a steering prompt)
 concepts/3.parquet           one row per generation; that it is there says that the concept is finished
-generations.parquet          the rows of all concepts of the last call that came to its end
+generations.parquet          the rows of all concepts that were finished when the last call came to its end
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..evaluation import SCORES
 from ..prompting import SteeringPrompt
 from ..vector import SteeringVector, write_atomically
 
@@ -65,6 +66,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not intact ({error}), so it cannot be known what began there: {ELSEWHERE}") from error
     if not isinstance(there, dict):
         raise ValueError(f"{path} holds a {type(there).__name__}, not settings by name: {ELSEWHERE}")
+    if "method" not in there:
+        raise ValueError(f"{path} is no manifest of this protocol: it names no method: {ELSEWHERE}")
     return there
 
 
@@ -104,6 +107,9 @@ def load_concept(folder: Path, number: int, expected: str | None) -> pd.DataFram
         raise ValueError(f"{path} is not intact ({type(error).__name__}: {error}): {_remedy(folder, number)}") from error
     if expected is not None and frame.attrs.get(FINGERPRINT) != expected:
         raise ValueError(f"{path} was made from other data, prompts or vectors for concept {number}: give another folder")
+    ids = set(frame.get("concept_id", [])) if {*SCORES, "prompt", "response", "vector_file"} <= set(frame) else set()
+    if ids != {number}:
+        raise ValueError(f"{path} does not hold rows of concept {number}: {_remedy(folder, number)}")
     frame.attrs = {}
     return frame
 

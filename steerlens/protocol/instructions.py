@@ -1,7 +1,7 @@
 """Test instructions, drawn for each concept as AxBench draws them (Wu et al. 2025; Bao et al. 2026, Sec. 5)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,12 @@ def draw_instructions(instructions: Sequence[str], concept_id: int, n: int = 10)
     The draw depends on the number of instructions and their order, so a shortened or sorted file gives others.
 
     Raises:
-        ValueError: fewer instructions than are to be drawn.
+        ValueError: fewer instructions than are to be drawn, or an id that is no seed.
     """
     if not 1 <= n <= len(instructions):
         raise ValueError(f"{n} instructions are to be drawn from {len(instructions)}")
+    if not 0 <= concept_id < 2**32:
+        raise ValueError(f"the concept's id is the seed of its instructions, from 0 to {2**32 - 1}; this one is {concept_id}")
     return pd.Series(list(instructions)).sample(n, random_state=int(concept_id)).tolist()
 
 
@@ -57,15 +59,24 @@ def _read_table(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     kind = path.suffix.lower()
-    if kind in (".json", ".jsonl"):
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if kind == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
-        return pd.DataFrame(rows)
-    if kind == ".csv":
-        return pd.read_csv(path, keep_default_na=False, dtype=str)
-    if kind == ".parquet":
-        return pd.read_parquet(path)
-    raise ValueError(f"{path.name}: files of kind {kind or '(none)'!r} are not read; use json, jsonl, csv or parquet")
+    if kind not in READERS:
+        raise ValueError(f"{path.name}: files of kind {kind or '(none)'!r} are not read; use json, jsonl, csv or parquet")
+    try:
+        return READERS[kind](path)
+    except Exception as error:  # parsers have many ways to stumble over what is no table
+        raise ValueError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from error
+
+
+def _lines(path: Path) -> pd.DataFrame:
+    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()])
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".json": lambda path: pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig"))),
+    ".jsonl": _lines,
+    ".csv": lambda path: pd.read_csv(path, keep_default_na=False, dtype=str),
+    ".parquet": pd.read_parquet,
+}
 
 
 def _fetch() -> pd.DataFrame:
