@@ -1,11 +1,13 @@
 """Figures carry what they say; pages stand alone."""
 
+import html
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def scan(*, judged: bool) -> LayerScan:
     if judged:
         scores = {"concept_score": [1.0, 1.2, 0.5], "instruct_score": [2.0, 1.9, NAN], "fluency_score": [1.8, 1.7, 1.6]}
         overall = {"overall": [1.0, 1.4, None], "overall_low": [0.8, 1.1, None], "overall_high": [1.3, 1.6, None]}
-        frame = frame.assign(**scores, **overall, unscored=[0, 0, 4])
+        frame = frame.assign(**scores, **overall, n=[4] * 3, unscored=[0, 0, 4])
     frame.attrs["objective"] = "lang"
     return LayerScan(frame, {})
 
@@ -244,6 +246,16 @@ def test_names_are_shown_as_they_are_written() -> None:
         "a method of many words a method of many",
         "words a method of many words",
     ]
+
+
+def test_notes_are_shown_as_they_are_written() -> None:
+    """They carry error texts and names."""
+    figure: Any = style.finish(go.Figure(), "<i>title</i>", "a < b & <b>error</b> " + "x&" * 60)
+    note = figure.layout.title.subtitle.text
+    assert note.startswith("a &lt; b &amp; &lt;b&gt;error&lt;/b&gt;") and figure.layout.title.text == "<i>title</i>"
+    lines = html.unescape(note).split("<br>")
+    assert len(lines) == 2 and max(map(len, lines)) <= style.LONGEST_LINE, "lines are as long as what is read"
+    assert "&amp;" in note.replace("&amp;", "", 1) and not re.search("&(?!amp;|lt;|gt;)", note), "no entity is cut"
 
 
 def test_colors_differ() -> None:

@@ -55,7 +55,13 @@ def make_world(model: Any) -> World:
 def scan() -> LayerScan:
     scores = {f"{name}_score": [1.0, 1.2, 0.5] for name in ("concept", "instruct", "fluency")}
     overall = {"overall": [1.0, 1.4, None], "overall_low": [0.8, 1.1, None], "overall_high": [1.3, 1.6, None]}
-    losses = {"layer": [2, 4, 6], "held_out_loss": [1.1, 1.3, 1.2], "unsteered_loss": [1.5] * 3, "unscored": [0, 0, 4]}
+    losses = {
+        "layer": [2, 4, 6],
+        "held_out_loss": [1.1, 1.3, 1.2],
+        "unsteered_loss": [1.5] * 3,
+        "n": [4] * 3,
+        "unscored": [0, 0, 4],
+    }
     return LayerScan(pd.DataFrame(losses | scores | overall), {})
 
 

@@ -10,7 +10,7 @@ from ..analysis.geometry import CosineMap, Stability
 from ..analysis.norms import Sizes
 from ..analysis.vocabulary import Readout
 from .circuits import visible
-from .style import COLORS, GREY, finish, label, signed_map
+from .style import COLORS, GREY, finish, label, shortened, signed_map
 
 MOST_NUMBERS = 14
 """Vectors up to which a map has its numbers in the cells."""
@@ -92,7 +92,8 @@ def plot_stability(result: Stability, title: str = "The same training with other
         figure.add_traces([dots, mean], rows=1, cols=column)
         figure.update_yaxes(title_text=unit, rangemode="tozero", col=column)
     random_high = rows["cosine"]["random_high"]
-    figure.add_hline(y=random_high, line={"color": GREY, "dash": "dash"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
+    if not np.isnan(random_high):
+        figure.add_hline(y=random_high, line={"color": GREY, "dash": "dash"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_yaxes(range=[min(0.0, pairs["cosine"].min()) - 0.05, 1.05], col=1)
     figure.update_xaxes(range=[-0.5, 0.8], showticklabels=False, showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="pairs of seeds", col=1)
@@ -144,7 +145,7 @@ def plot_sizes(result: Sizes, title: str = "How large the vectors are") -> go.Fi
             figure.add_trace(box, row, column)
         figure.update_yaxes(title_text=unit, rangemode="tozero", row=row, col=column)
     figure.update_xaxes(title_text="group")
-    counts = ", ".join(f"{label(group)} {len(mine)}" for group, mine in result.frame.groupby("group", sort=False))
+    counts = ", ".join(f"{shortened(group)} {len(mine)}" for group, mine in result.frame.groupby("group", sort=False))
     note = (
         f"A dot per vector ({counts}); boxes: median and quartiles. Only the norm of factor x direction acts on the model; how "
         "training divides it between factor and direction shows in the first two."

@@ -27,8 +27,13 @@ def curve(name: str, x: Any, y: Any, hover: str, **settings: Any) -> go.Scatter:
 
 def label(name: Any) -> str:
     """A name as plotly shows it literally, cut where it would fill the figure."""
+    return html.escape(shortened(name), quote=False)
+
+
+def shortened(name: Any) -> str:
+    """A name cut where it would fill the figure, for a note, which `finish` escapes."""
     text = str(name)
-    return html.escape(text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…", quote=False)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def wrapped(name: str) -> str:
@@ -49,8 +54,8 @@ def mark(figure: go.Figure, x: int | float, text: str) -> None:
 
 
 def finish(figure: go.Figure, title: str, note: str = "", height: int = 480, **layout: Any) -> go.Figure:
-    """Title, a note under it, and room for both."""
-    lines = textwrap.wrap(note, LONGEST_LINE)
+    """Title, a note under it, and room for both. The title is plotly's HTML; the note is plain text, shown as it is written."""
+    lines = [html.escape(line, quote=False) for line in textwrap.wrap(note, LONGEST_LINE)]
     head = {"text": title, "subtitle": {"text": "<br>".join(lines)}, "y": 1, "yanchor": "top", "pad": {"t": 16}}
     figure.update_layout(template="plotly_white", height=height, margin={"t": 80 + 18 * len(lines), "r": 20}, title=head)
     return figure.update_layout(**layout)
