@@ -43,6 +43,13 @@ def mean_interval(units: Float[np.ndarray, " unit"], level: float = LEVEL, seed:
     return float(low), float(high)
 
 
+def share_interval(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a share, `right` of `n`, which says something of 0 and of all too, where a bootstrap cannot."""
+    z, share = NormalDist().inv_cdf((1 + level) / 2), right / n
+    middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return max((middle - half) / (1 + z**2 / n), 0.0), min((middle + half) / (1 + z**2 / n), 1.0)
+
+
 class Estimate(NamedTuple):
     """A number and its 95 % interval, NaN from a single prompt."""
 

@@ -14,7 +14,7 @@ from .attacks import Rewrite, Steered, check_scales, scaled, suppression
 from .data import Prompt
 from .evaluation import Checkable, Evaluation, evaluate
 from .generation import as_prompts, generate
-from .intervals import Estimate, estimate, warning
+from .intervals import Estimate, estimate, share_interval, warning
 from .judging import Judge
 from .likelihood import EncodedExample, response_logprobs
 from .model import Bridge, frozen
@@ -37,8 +37,9 @@ class Frontier:
 
     frame: pd.DataFrame
     """One row per vector and scale, the unsteered model first (scale 0): vector, scale, score and utility with `_low` and
-    `_high` (95 % bootstrap interval, NaN for a single number) and `_n` (items, rows), unscored (rows of the score), efficient
-    (no other row is at least as good in both and better in one); where the utility is judged too, utility_unscored."""
+    `_high` (95 % interval: by bootstrap, for items that are all 0 or 1 Wilson's, NaN for a single number) and `_n` (items,
+    rows), unscored (rows of the score), efficient (no other row is at least as good in both and better in one); where the
+    utility is judged too, utility_unscored."""
     score_name: str
     utility_name: str
 
@@ -184,6 +185,8 @@ def _numbers(name: str, value: Measured) -> dict[str, Any]:
     else:
         items = _read(value)
         mean, low, high = estimate(items) if items.ndim else (float(items), np.nan, np.nan)
+        if items.size > 1 and np.isin(items, (0, 1)).all():  # right or wrong
+            low, high = share_interval(int(items.sum()), items.size)
         counts = {f"{name}_n": items.size}
     counts = {"unscored": 0} | counts if name == "score" else counts
     return {name: mean, f"{name}_low": low, f"{name}_high": high} | counts

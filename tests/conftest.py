@@ -23,6 +23,11 @@ PROMPTS = (
 RESPONSES = ("It is the air, the air!", "Rome", "Fish; and then some more fish.", "Good day to you.", "Seven or so")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, notebooks before all: of two processes none is left with a long one at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "notebook_runs" not in item.name))
+
+
 @pytest.fixture(scope="session")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
     """architecture -> its bench, made once."""

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steerlens.intervals import FEW, RESAMPLES, estimate, mean_interval, t_quantile, tails, warning
+from steerlens.intervals import FEW, RESAMPLES, estimate, mean_interval, share_interval, t_quantile, tails, warning
 
 
 @pytest.mark.parametrize(("free", "quantile"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (30, 2.0423)])
@@ -46,6 +46,17 @@ def test_a_mean_over_equal_weights_has_the_same_interval_as_an_estimate() -> Non
     low, high = mean_interval(units) or (0, 0)
     found = estimate(units, np.ones(12))
     np.testing.assert_allclose((found.low, found.high), (low, high), atol=6 * units.std() / RESAMPLES**0.5)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(8, 10, 0.4902, 0.9433), (10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (45, 45, 0.9213, 1.0)]
+)
+def test_shares_by_wilsons_formula(right: int, n: int, low: float, high: float) -> None:
+    """The ends p solve (p - right / n)^2 = z^2 p (1 - p) / n; values as printed in tables."""
+    found = share_interval(right, n)
+    assert found == pytest.approx((low, high), abs=1e-4)
+    for end in found:
+        assert (end - right / n) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, abs=1e-7)
 
 
 def test_one_unit_has_no_interval() -> None:

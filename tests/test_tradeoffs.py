@@ -14,6 +14,7 @@ from tiny import Bench
 import steerlens
 from steerlens import PerPrompt, Scores, ScriptedJudge, SteeringPrompt, tradeoffs
 from steerlens.calibration import mean_kl
+from steerlens.intervals import share_interval
 from steerlens.model import encode_prompt, stop_tokens
 from steerlens.tradeoffs import Frontier, frontier, per_token, side_effects
 
@@ -49,6 +50,7 @@ def test_a_point_is_the_judged_score_and_the_share_of_right_answers(model: Any, 
         responses = steerlens.generate(model, [q.prompt for q in QUESTIONS], one, temperature=0, max_new_tokens=6)
         right = [q.letter in text for q, text in zip(QUESTIONS, responses, strict=True)]
         assert row["utility"] == pytest.approx(sum(right) / len(right))
+        assert (row["utility_low"], row["utility_high"]) == share_interval(sum(right), len(right))
         assert (row["utility_n"], row["score_n"], row["unscored"]) == (10, 3, 0)
 
 
