@@ -48,12 +48,12 @@ def watched(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Any]:
     """A model, compared at the end of the test; once in training mode with parameters that learn."""
     model, inner = bench.model, bench.model.original_model
     before = ([m.training for m in inner.modules()], [p.requires_grad for p in inner.parameters()])
+    drops = [(module, module.p) for module in inner.modules() if isinstance(module, torch.nn.Dropout)]
     if request.param == "training":
         model.train()
         inner.train()
-        for module in inner.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # so that logits can be compared
+        for module, _ in drops:
+            module.p = 0.0  # so that logits can be compared
     inner.requires_grad_(request.param == "training")
     next(inner.parameters()).requires_grad_(request.param == "eval")  # and one that differs from the rest
     state = State(model)
@@ -63,6 +63,8 @@ def watched(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Any]:
         module.training = mode
     for parameter, flag in zip(inner.parameters(), before[1], strict=True):
         parameter.requires_grad_(flag)
+    for module, share in drops:
+        module.p = share
 
 
 def interrupted_by(error: type[BaseException], seen: list[torch.Tensor]) -> Callable[..., None]:
