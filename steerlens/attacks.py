@@ -204,8 +204,8 @@ def read_suppression(path: str | Path) -> dict[int, Attacked]:
     for number, part in table.groupby(pd.Series(ids, index=table.index, dtype=int)):
         if part["concept"].nunique() > 1:
             raise ValueError(f"{source.name}: concept {number} has several names: {sorted(set(part['concept']))}")
-        texts = (tuple(part[name]) for name in columns[:2])
-        found[int(number)] = Attacked(part["concept"].iloc[0], *texts)  # pyright: ignore[reportArgumentType]
+        prompts, attacked = (tuple(map(str, part[name])) for name in columns[:2])
+        found[int(str(number))] = Attacked(str(part["concept"].iloc[0]), prompts, attacked)
     return found
 
 

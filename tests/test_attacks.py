@@ -163,7 +163,7 @@ def test_refused(model: Any, changes: dict[str, Any], message: str) -> None:
 
 def test_scales(make_vector: Callable[..., Any]) -> None:
     sv, asked = make_vector(factor=2.0), SteeringPrompt("x")
-    assert {scale: one.factor for scale, one in scaled(sv, [1.0, 0.5]).items()} == {1.0: 2.0, 0.5: 1.0}  # pyright: ignore
+    assert scaled(sv, [1.0, 0.5]) == {1.0: make_vector(factor=2.0), 0.5: make_vector(factor=1.0)}
     assert scaled(asked, [0.5]) == {1.0: asked} and scaled(None, [0.5]) == {1.0: None}
     assert scaled([asked, sv], [0.5]) == {0.5: [asked, sv.scaled(0.5)]}
 

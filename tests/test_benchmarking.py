@@ -337,15 +337,16 @@ def test_what_cannot_judge_or_steer_or_be_a_list_is_refused_by_words(
     made: list[str] = []
     settings: dict[str, Any] = {"method": counted(made, make_vector), "instructions": INSTRUCTIONS, **FAST}
     with pytest.raises(TypeError, match=r"the judge is the class ScriptedJudge: give an object of it"):
-        axbench(model, datasets, judge=ScriptedJudge, **settings)  # pyright: ignore[reportArgumentType]
+        axbench(model, datasets, judge=ScriptedJudge, **settings)  # pyright: ignore[reportArgumentType] - the point
     assert not made
     for wrong, kind in ((None, "NoneType"), (3, "int"), (SimpleNamespace(score=2), "SimpleNamespace")):
         with pytest.raises(TypeError, match=f"the judge is of type {kind} and has no method score"):
             check_judge(wrong)
     with pytest.raises(ValueError, match=r"concepts is 1: give a list of ids or names, such as \[1\]"):
         find_concepts(datasets, 1, {4: ["x"]}, None, 1, None)
+    number: Any = lambda model, data: 3  # noqa: E731 - typed, so that the checker lets a wrong method pass
     with pytest.raises(TypeError, match="concept 4: the method gave int"):
-        axbench(model, datasets, judge=length_judge(), method=lambda model, data: 3, instructions=INSTRUCTIONS, **FAST)  # pyright: ignore
+        axbench(model, datasets, judge=length_judge(), method=number, instructions=INSTRUCTIONS, **FAST)
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_another_judge_for_the_same_responses(model: Any, concepts: Any, tmp_pat
     assert second.settings["judge"] != first.settings["judge"] == "the same judge"
     assert AxBenchResult.open(tmp_path).evaluation.overall == 1, "nothing is written"
     with pytest.raises(TypeError, match="the judge is the class ScriptedJudge: give an object of it"):
-        first.judged_by(ScriptedJudge)  # type: ignore[arg-type]
+        first.judged_by(ScriptedJudge)  # type: ignore[arg-type] - the point
 
 
 # --- one folder, several calls ----------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def test_what_is_missing_is_nan_among_scores_and_none_among_texts(model):
 def test_what_cannot_be_judged_is_refused_before_generating(model, monkeypatch):
     monkeypatch.setattr("steerlens.evaluation.generate", None)
     with pytest.raises(TypeError, match="the judge is the class ScriptedJudge: give an object of it"):
-        evaluate(model, None, "fish", ["one"], ScriptedJudge)  # type: ignore[arg-type]
+        evaluate(model, None, "fish", ["one"], ScriptedJudge)  # type: ignore[arg-type] - the point
     with pytest.raises(ValueError, match="concept 1 is ' ': a judge needs words to look for"):
         evaluate(model, None, ["fish", " "], ["one", "two"], ScriptedJudge([]))
 

@@ -41,7 +41,8 @@ def plot_sae_comparison(
         figure.update_yaxes(type="category", autorange="reversed", title_text="feature", row=1, col=column)
         band = comparison.null_cosine[side]
         if not np.isnan(band):
-            figure.add_vrect(-band, band, fillcolor=BAND, line_width=0, layer="below", row=1, col=column)  # type: ignore[arg-type]
+            panel: dict[str, Any] = {"row": 1, "col": column}  # which plotly declares as text
+            figure.add_vrect(-band, band, fillcolor=BAND, line_width=0, layer="below", **panel)
     largest = own[[f"{side}_cosine" for side in SIDES]].abs().max().max()
     reach = 1.25 * max(float(largest), np.nan_to_num(max(comparison.null_cosine.values())))
     figure.update_xaxes(title_text="cosine to the vector", range=(-reach, reach), zeroline=True, zerolinecolor=GREY)

@@ -1,5 +1,7 @@
 """Directions beside each other: cosines, seeds, sizes, and what they say in the vocabulary."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -93,7 +95,8 @@ def plot_stability(result: Stability, title: str = "The same training with other
         figure.update_yaxes(title_text=unit, rangemode="tozero", col=column)
     random_high = rows["cosine"]["random_high"]
     if not np.isnan(random_high):
-        figure.add_hline(y=random_high, line={"color": GREY, "dash": "dash"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
+        first: dict[str, Any] = {"row": 1, "col": 1}  # which plotly declares as text
+        figure.add_hline(y=random_high, line={"color": GREY, "dash": "dash"}, **first)
     figure.update_yaxes(range=[min(0.0, pairs["cosine"].min()) - 0.05, 1.05], col=1)
     figure.update_xaxes(range=[-0.5, 0.8], showticklabels=False, showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="pairs of seeds", col=1)

@@ -81,10 +81,7 @@ def _maps(frame: pd.DataFrame, by: Sequence[str], names: Mapping[str, Names]) ->
     """The settings of each map and its rows, in the order of the settings."""
     if not by:
         return [([], frame)]
-    found = [
-        ([_plain(value) for value in place], part)  # type: ignore[union-attr]
-        for place, part in frame.groupby(list(by), sort=False, dropna=False)
-    ]
+    found = [([_plain(value) for value in place], part) for place, part in frame.groupby(list(by), sort=False, dropna=False)]
     orders = [list(names[axis]) for axis in by]
     return sorted(found, key=lambda one: [order.index(value) for order, value in zip(orders, one[0], strict=True)])
 
@@ -155,7 +152,7 @@ def _names(column: pd.Series) -> Names:
     """What the axis says of each setting: as short as tells them apart, and as plotly shows it literally."""
     values = list(dict.fromkeys(map(_plain, column)))
     if all(value is None or (isinstance(value, Real) and not isinstance(value, bool)) for value in values):
-        values.sort(key=lambda value: math.inf if value is None else value)  # type: ignore[arg-type, return-value]
+        values.sort(key=lambda value: float(value) if isinstance(value, Real) else math.inf)
     short = [wrapped(_said(value)) for value in values]
     exact = [html.escape(repr(value), quote=False) for value in values]
     return {

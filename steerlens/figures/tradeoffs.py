@@ -210,7 +210,8 @@ def plot_side_effects(result: SideEffects, title: str = "Side effects without a 
     figure.update_xaxes(title_text="scale of the factor")
     line = {"color": GREY, "dash": "dash", "width": 1.5}
     if np.isfinite(plain["perplexity"]):
-        figure.add_hline(y=plain["perplexity"], line=line, row=1, col=2)  # pyright: ignore[reportArgumentType]
+        right: dict[str, Any] = {"row": 1, "col": 2}  # which plotly declares as text
+        figure.add_hline(y=plain["perplexity"], line=line, **right)
     note = (
         f"Left: how far the next-token distributions move on the unsteered model's responses ({int(plain['n'])} prompts). "
         "Right: how strange the steered responses are to the unsteered model; below the dashed line (its own responses) the "

@@ -279,6 +279,7 @@ def hash_of(modules: Iterable[str]) -> str:
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list):  # text standing alone is a docstring, of a module, function, class or field
+                # ast.AST declares no body, and this node has one
                 node.body = [part for part in body if not _is_text(part)]  # pyright: ignore[reportAttributeAccessIssue]
         digest.update(f"{name}:{ast.dump(tree)}\n".encode())
     return digest.hexdigest()

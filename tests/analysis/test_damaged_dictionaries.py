@@ -47,6 +47,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
         damaged(path, r"not an intact params\.npz")
     fine = {name: value.numpy() for name, value in tensors(4, "threshold").items()}
     for array, kind in ((fine["W_enc"].astype(complex), "complex128"), (np.ones((D, N), dtype=np.int8), "int8")):
+        # as in sae_files: the checker takes an array for numpy's `allow_pickle`
         np.savez(path, **fine | {"W_enc": array})  # pyright: ignore[reportArgumentType]
         damaged(path, f"W_enc holds {kind}, not real numbers")
 
