@@ -108,7 +108,7 @@ class ScriptedJudge:
     @property
     def identity(self) -> str:
         """Class and digest of the script: of the list, or of the function's code and plain values, not of what it calls."""
-        told = _function(self._replies) if callable(self._replies) else repr(self._replies)
+        told = function_text(self._replies, plain_text) if callable(self._replies) else repr(self._replies)
         return f"{_name(type(self))} {digest(told)}"
 
     def score(self, concept: str, prompt: str, response: str) -> Scores:
@@ -158,25 +158,25 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _function(function: Callable[..., Any]) -> str:
-    """A function's code with its defaults and what it holds, the same in every process."""
+def function_text(function: Callable[..., Any], text: Callable[[Any], str]) -> str:
+    """A function's code with the texts of its defaults and of what it holds, the same in every process."""
     inner = inspect.unwrap(function)
     code = getattr(inner, "__code__", None)
     if code is None:
         return _name(type(inner))
     held = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
     given = [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None), *held]
-    return repr((code_text(code), [plain_text(value) for value in given]))
+    return repr((_code(code), [text(value) for value in given]))
 
 
-def code_text(code: CodeType) -> str:
+def _code(code: CodeType) -> str:
     return repr((code.co_code, code.co_names, [plain_text(constant) for constant in code.co_consts]))
 
 
 def plain_text(value: Any) -> str:
     """A value without the address that the repr of many has, and sets in order."""
     if isinstance(value, CodeType):
-        return code_text(value)
+        return _code(value)
     if isinstance(value, (set, frozenset)):
         return repr(sorted(map(plain_text, value)))
     if isinstance(value, (list, tuple)):

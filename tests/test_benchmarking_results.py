@@ -1,6 +1,7 @@
 """Rating a run's responses again, telling concepts and methods apart, and folders that are not what they should be."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 # --- telling apart ----------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_told_apart_by_the_vectors_they_hold(make_vector: Callable[..., Any]) -> None:
+    def giving(sv: Any) -> Any:
+        return lambda model, data: sv
+
+    once = method_identity(giving(make_vector(seed=1)))
+    assert once == method_identity(giving(make_vector(seed=1)))
+    assert once != method_identity(giving(make_vector(seed=2))), "another direction of like norm"
+    assert once != method_identity(giving(SteeringPrompt("p"))) != method_identity(giving(SteeringPrompt("q")))
 
 
 def test_functions_are_told_apart_by_what_they_do() -> None:

@@ -1,19 +1,18 @@
 """Ways of getting what steers for a concept from its data: the names that a benchmark is asked for."""
 
-import inspect
 from collections.abc import Callable
 from types import NoneType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..data import DataError, SteeringData
 from ..extraction import extract
-from ..judging import code_text, digest, plain_text
+from ..judging import digest, function_text, plain_text
 from ..model import Bridge, check_layer
 from ..prompting import SteeringPrompt
 from ..scaling import TrainConfig
 from ..training import train
 from ..vector import SteeringVector
-from .files import Steering
+from .files import Steering, fingerprint
 
 Method = Callable[[Bridge, SteeringData], Steering]
 """(model, data of one concept) -> a vector, a steering prompt, or None for the plain model."""
@@ -75,17 +74,18 @@ def method_function(model: Bridge, method: str | Method, layer: int | None, conf
 
 def method_identity(method: str | Method) -> str:
     """How a method is recognised when a run goes on: its name, and of a function a digest of its code with the constants,
-    defaults and held variables that are plain values or steering vectors. What else it reaches is not seen."""
+    defaults and held variables that are plain values, steering vectors or prompts. What else it reaches is not seen."""
     if isinstance(method, str):
         return method
     name = f"{method.__module__}.{getattr(method, '__qualname__', type(method).__name__)}"
-    code = getattr(inspect.unwrap(method), "__code__", None)
-    if code is None:
-        return name
-    cells = getattr(method, "__closure__", None) or ()
-    held = [*(getattr(method, "__defaults__", None) or ()), *(cell.cell_contents for cell in cells)]
-    plain = [plain_text(value) for value in held if isinstance(value, (int, float, str, tuple, SteeringVector, NoneType))]
-    return f"{name} {digest(repr((code_text(code), plain)))}"
+    return f"{name} {digest(function_text(method, _held))}"
+
+
+def _held(value: Any) -> str:
+    """What tells a held value from others, empty for what may change while the method runs."""
+    if isinstance(value, (SteeringVector, SteeringPrompt)):
+        return fingerprint(value)
+    return plain_text(value) if isinstance(value, (int, float, str, tuple, NoneType)) else ""
 
 
 def check_data(method: str | Method, data: SteeringData) -> None:
