@@ -27,7 +27,7 @@ import torch
 
 import steerlens
 from steerlens import terrarium
-from steerlens.scaling import TrainConfig, transfer
+from steerlens.training.scaling import TrainConfig, transfer
 
 SCORES = ("overall", "concept_score", "instruct_score", "fluency_score")
 RESULTS = Path(__file__).parent / "results"
@@ -62,7 +62,7 @@ FULL = Size("heatmap_full", {"all": (0.125, 0.5, 1, 2), "p2+s2": (1, 2, 4, 8)}, 
 def carried(factor_lr: float) -> TrainConfig:
     """Learning rates at this width."""
     published = TrainConfig(factor_lr=factor_lr, direction_lr=DIRECTION_RATE)
-    return transfer(published, PUBLISHED_WIDTH, terrarium.chosen.WIDTH)
+    return transfer(published, PUBLISHED_WIDTH, terrarium.defaults.WIDTH)
 
 
 def grid(size: Size) -> list[dict[str, object]]:

@@ -23,9 +23,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 import steerlens
-from steerlens.likelihood import EncodedExample
-from steerlens.runs import prepare
-from steerlens.training import backward
+from steerlens.model.batches import EncodedExample
+from steerlens.training.loop import backward
+from steerlens.training.setup import prepare
 
 VOCABULARY, WIDTH, LAYERS, LAYER = 32_000, 512, 13, 5
 ROWS, PROMPT, RESPONSE, NEW = 12, 20, 100, 40
@@ -149,8 +149,8 @@ def oracle_generation(model: Gemma2ForCausalLM, examples: list[EncodedExample], 
 
 
 def steerlens_generation(model, examples: list[EncodedExample], sv: steerlens.SteeringVector) -> Callable[[], object]:
-    from steerlens.generation import decode
-    from steerlens.steering import edits_for_all
+    from steerlens.steering.generation import decode
+    from steerlens.steering.hooks import edits_for_all
 
     prompts = [example.prompt for example in examples]
     return lambda: decode(model, prompts, edits_for_all([sv]), [None] * ROWS, NEW, 0.0)

@@ -26,10 +26,10 @@ import torch
 
 import steerlens
 from steerlens import terrarium
-from steerlens.evaluation import accuracy
+from steerlens.evaluation.factor_selection import best_factor, fair_score
+from steerlens.evaluation.scoring import accuracy
 from steerlens.intervals import mean_interval
-from steerlens.scaling import published_row, transfer
-from steerlens.selection import best_factor, fair_score
+from steerlens.training.scaling import published_row, transfer
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ("overall", "concept_score", "instruct_score", "fluency_score")
@@ -68,7 +68,7 @@ class Arm(NamedTuple):
 
 def carried(factors: Sequence[float]) -> tuple[float, ...]:
     """Factors are of the order of the square root of the width."""
-    return tuple(round(factor * (terrarium.chosen.WIDTH / PUBLISHED_WIDTH) ** 0.5, 4) for factor in factors)
+    return tuple(round(factor * (terrarium.defaults.WIDTH / PUBLISHED_WIDTH) ** 0.5, 4) for factor in factors)
 
 
 def arms() -> list[Arm]:
@@ -97,7 +97,7 @@ def config_of(arm: Arm) -> steerlens.TrainConfig:
     if arm.factor == "joint":
         return terrarium.settings(arm.positions, arm.objective)
     row = published_row(None, arm.positions, arm.objective)
-    return transfer(row.config, row.d_model, terrarium.chosen.WIDTH)
+    return transfer(row.config, row.d_model, terrarium.defaults.WIDTH)
 
 
 def vectors_of(model: Any, arm: Arm, concepts: Sequence[str], seed: int) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def grid() -> list[Arm]:
     for (positions, objective), (betas, rates) in tried.items():
         for rate, beta in itertools.product(rates, betas):
             changed = replace(steerlens.scaling.published(None, positions, objective), factor_init=beta, factor_lr=rate)
-            config = transfer(changed, PUBLISHED_WIDTH, terrarium.chosen.WIDTH)
+            config = transfer(changed, PUBLISHED_WIDTH, terrarium.defaults.WIDTH)
             name = f"{positions} {objective} beta={beta:g} lr_alpha={rate:g}"
             found.append(Arm(name, positions, objective, config=config))
     return found

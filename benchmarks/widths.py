@@ -10,8 +10,8 @@ of `coordinate_check` it runs the paper's scaling with the published constants o
 import argparse
 from pathlib import Path
 
-from steerlens.analysis.widths import SETTINGS, Scaling, coordinate_check
-from steerlens.scaling import published_row
+from steerlens.analysis.width_scaling import SETTINGS, Scaling, coordinate_check
+from steerlens.training.scaling import published_row
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,130 +13,130 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import analysis as analysis
     from . import figures as figures
-    from . import scaling as scaling
     from . import terrarium as terrarium
-    from .activations import Activations as Activations
-    from .activations import collect as collect
-    from .attacks import Suppression as Suppression
-    from .attacks import read_suppression as read_suppression
-    from .attacks import suppression as suppression
-    from .auditing import Audit as Audit
-    from .auditing import audit as audit
-    from .calibration import calibrate as calibrate
-    from .calibration import mean_kl as mean_kl
     from .data import Example as Example
     from .data import SteeringData as SteeringData
     from .data import read_axbench as read_axbench
-    from .evaluation import Evaluation as Evaluation
-    from .evaluation import evaluate as evaluate
-    from .exploring import explore as explore
+    from .display.explorer import explore as explore
+    from .display.report_page import report as report
+    from .evaluation.axbench.benchmark import axbench as axbench
+    from .evaluation.axbench.results import AxBenchResult as AxBenchResult
+    from .evaluation.calibration import calibrate as calibrate
+    from .evaluation.calibration import mean_kl as mean_kl
+    from .evaluation.factor_selection import Selection as Selection
+    from .evaluation.factor_selection import select_factor as select_factor
+    from .evaluation.factor_selection import select_factors as select_factors
+    from .evaluation.harness.scores import HarnessScores as HarnessScores
+    from .evaluation.harness.scores import harness_scores as harness_scores
+    from .evaluation.layer_scan import LayerScan as LayerScan
+    from .evaluation.layer_scan import scan_layers as scan_layers
+    from .evaluation.pareto import Frontier as Frontier
+    from .evaluation.pareto import frontier as frontier
+    from .evaluation.scoring import Evaluation as Evaluation
+    from .evaluation.scoring import evaluate as evaluate
+    from .evaluation.side_effects import SideEffects as SideEffects
+    from .evaluation.side_effects import side_effects as side_effects
+    from .evaluation.suppression_attack import Suppression as Suppression
+    from .evaluation.suppression_attack import read_suppression as read_suppression
+    from .evaluation.suppression_attack import suppression as suppression
     from .extraction import extract as extract
     from .extraction import from_direction as from_direction
     from .extraction import sae_direction as sae_direction
-    from .generation import generate as generate
-    from .harness.scores import HarnessScores as HarnessScores
-    from .harness.scores import harness_scores as harness_scores
+    from .judges.base import BatchJudge as BatchJudge
+    from .judges.base import Judge as Judge
+    from .judges.base import JudgeError as JudgeError
+    from .judges.base import Question as Question
+    from .judges.base import ScriptedJudge as ScriptedJudge
+    from .judges.base import Verdict as Verdict
     from .judges.llm import LLMJudge as LLMJudge
     from .judges.llm import ReplayJudge as ReplayJudge
     from .judges.local import LocalJudge as LocalJudge
     from .judges.rubrics import Rubric as Rubric
-    from .judging import BatchJudge as BatchJudge
-    from .judging import Judge as Judge
-    from .judging import JudgeError as JudgeError
-    from .judging import Question as Question
-    from .judging import Scores as Scores
-    from .judging import ScriptedJudge as ScriptedJudge
-    from .judging import Verdict as Verdict
-    from .live import LiveHistory as LiveHistory
-    from .model import load_model as load_model
-    from .passes import SteeringError as SteeringError
-    from .prompting import SteeringPrompt as SteeringPrompt
-    from .protocol.benchmark import axbench as axbench
-    from .protocol.results import AxBenchResult as AxBenchResult
-    from .reporting import report as report
-    from .scaling import TrainConfig as TrainConfig
-    from .scanning import LayerScan as LayerScan
-    from .scanning import scan_layers as scan_layers
-    from .selection import Selection as Selection
-    from .selection import select_factor as select_factor
-    from .selection import select_factors as select_factors
-    from .steering import PerPrompt as PerPrompt
-    from .steering import hook as hook
-    from .steering import steer as steer
-    from .sweeps.sweeping import Sweep as Sweep
-    from .sweeps.sweeping import sweep as sweep
-    from .tradeoffs import Frontier as Frontier
-    from .tradeoffs import SideEffects as SideEffects
-    from .tradeoffs import frontier as frontier
-    from .tradeoffs import side_effects as side_effects
-    from .training import loss as loss
-    from .training import train as train
-    from .training import train_many as train_many
+    from .model.activations import Activations as Activations
+    from .model.activations import collect as collect
+    from .model.bridge import load_model as load_model
+    from .scores import Scores as Scores
+    from .steering.edit_audit import Audit as Audit
+    from .steering.edit_audit import audit as audit
+    from .steering.generation import generate as generate
+    from .steering.hooks import PerPrompt as PerPrompt
+    from .steering.hooks import hook as hook
+    from .steering.hooks import steer as steer
+    from .steering.prompt_tracking import SteeringError as SteeringError
+    from .steering.steering_prompt import SteeringPrompt as SteeringPrompt
+    from .sweeps.runner import Sweep as Sweep
+    from .sweeps.runner import sweep as sweep
+    from .training import scaling as scaling
+    from .training.live_history import LiveHistory as LiveHistory
+    from .training.loop import loss as loss
+    from .training.loop import train as train
+    from .training.loop import train_many as train_many
+    from .training.scaling import TrainConfig as TrainConfig
     from .vector import SteeringVector as SteeringVector
     from .vector import VectorFileError as VectorFileError
 
 _HOME = {
+    "analysis": "analysis",
+    "Example": "data",
+    "SteeringData": "data",
+    "read_axbench": "data",
+    "explore": "display.explorer",
+    "report": "display.report_page",
+    "axbench": "evaluation.axbench.benchmark",
+    "AxBenchResult": "evaluation.axbench.results",
+    "calibrate": "evaluation.calibration",
+    "mean_kl": "evaluation.calibration",
+    "Selection": "evaluation.factor_selection",
+    "select_factor": "evaluation.factor_selection",
+    "select_factors": "evaluation.factor_selection",
+    "HarnessScores": "evaluation.harness.scores",
+    "harness_scores": "evaluation.harness.scores",
+    "LayerScan": "evaluation.layer_scan",
+    "scan_layers": "evaluation.layer_scan",
+    "Frontier": "evaluation.pareto",
+    "frontier": "evaluation.pareto",
+    "Evaluation": "evaluation.scoring",
+    "evaluate": "evaluation.scoring",
+    "SideEffects": "evaluation.side_effects",
+    "side_effects": "evaluation.side_effects",
+    "Suppression": "evaluation.suppression_attack",
+    "read_suppression": "evaluation.suppression_attack",
+    "suppression": "evaluation.suppression_attack",
+    "extract": "extraction",
+    "from_direction": "extraction",
+    "sae_direction": "extraction",
+    "figures": "figures",
+    "BatchJudge": "judges.base",
+    "Judge": "judges.base",
+    "JudgeError": "judges.base",
+    "Question": "judges.base",
+    "ScriptedJudge": "judges.base",
+    "Verdict": "judges.base",
     "LLMJudge": "judges.llm",
     "ReplayJudge": "judges.llm",
     "LocalJudge": "judges.local",
     "Rubric": "judges.rubrics",
-    "JudgeError": "judging",
-    "Question": "judging",
-    "Verdict": "judging",
-    "BatchJudge": "judging",
-    "axbench": "protocol.benchmark",
-    "AxBenchResult": "protocol.results",
-    "suppression": "attacks",
-    "Suppression": "attacks",
-    "read_suppression": "attacks",
-    "harness_scores": "harness.scores",
-    "HarnessScores": "harness.scores",
-    "frontier": "tradeoffs",
-    "Frontier": "tradeoffs",
-    "side_effects": "tradeoffs",
-    "SideEffects": "tradeoffs",
-    "sweep": "sweeps.sweeping",
-    "Sweep": "sweeps.sweeping",
-    "Activations": "activations",
-    "collect": "activations",
-    "extract": "extraction",
-    "from_direction": "extraction",
-    "sae_direction": "extraction",
-    "mean_kl": "calibration",
-    "calibrate": "calibration",
-    "Selection": "selection",
-    "select_factor": "selection",
-    "select_factors": "selection",
-    "SteeringPrompt": "prompting",
-    "LayerScan": "scanning",
-    "scan_layers": "scanning",
-    "analysis": "analysis",
-    "figures": "figures",
-    "explore": "exploring",
-    "report": "reporting",
-    "LiveHistory": "live",
-    "scaling": "scaling",
+    "Activations": "model.activations",
+    "collect": "model.activations",
+    "load_model": "model.bridge",
+    "Scores": "scores",
+    "Audit": "steering.edit_audit",
+    "audit": "steering.edit_audit",
+    "generate": "steering.generation",
+    "PerPrompt": "steering.hooks",
+    "hook": "steering.hooks",
+    "steer": "steering.hooks",
+    "SteeringError": "steering.prompt_tracking",
+    "SteeringPrompt": "steering.steering_prompt",
+    "Sweep": "sweeps.runner",
+    "sweep": "sweeps.runner",
     "terrarium": "terrarium",
-    "Audit": "auditing",
-    "audit": "auditing",
-    "Example": "data",
-    "SteeringData": "data",
-    "read_axbench": "data",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "PerPrompt": "steering",
-    "generate": "generation",
-    "Judge": "judging",
-    "Scores": "judging",
-    "ScriptedJudge": "judging",
-    "load_model": "model",
-    "TrainConfig": "scaling",
-    "SteeringError": "passes",
-    "hook": "steering",
-    "steer": "steering",
-    "loss": "training",
-    "train": "training",
-    "train_many": "training",
+    "LiveHistory": "training.live_history",
+    "loss": "training.loop",
+    "train": "training.loop",
+    "train_many": "training.loop",
+    "TrainConfig": "training.scaling",
+    "scaling": "training.scaling",
     "SteeringVector": "vector",
     "VectorFileError": "vector",
 }
@@ -147,7 +147,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'steerlens' has no attribute {name!r}")
     module = import_module(f".{_HOME[name]}", __name__)
-    return module if name == _HOME[name] else getattr(module, name)
+    return module if _HOME[name].rsplit(".", 1)[-1] == name else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -102,9 +102,9 @@ def _train(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from .data import SteeringData
-    from .model import load_model
-    from .runs import published_settings
-    from .training import train
+    from .model.bridge import load_model
+    from .training.loop import train
+    from .training.setup import published_settings
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out {options.out.name}: name the file *.safetensors")
@@ -131,8 +131,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from .generation import generate
-    from .model import load_model
+    from .model.bridge import load_model
+    from .steering.generation import generate
     from .vector import SteeringVector
 
     sv = None if options.vector is None else SteeringVector.load(options.vector).scaled(options.scale)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from . import figures, terrarium
-from .evaluation import Evaluation, accuracy, evaluate
-from .model import Bridge, load_model
-from .pages import write_page
-from .training import train_many
+from .display.html_page import write_page
+from .evaluation.scoring import Evaluation, accuracy, evaluate
+from .model.bridge import Bridge, load_model
+from .training.loop import train_many
 from .vector import SteeringVector
 
 N_CONCEPTS, N_PROMPTS, N_QUESTIONS, NEW_TOKENS = 3, 10, 60, 64

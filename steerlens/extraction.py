@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .activations import Activations, collect
 from .data import SteeringData, as_data
-from .model import Bridge, check_layer, check_model, hook_name, identity
+from .model.activations import Activations, collect
+from .model.bridge import Bridge, check_layer, check_model, hook_name, identity
 from .positions import PositionFunction, canonical_positions
-from .steering import check_fits
+from .steering.hooks import check_fits
 from .vector import SteeringVector
 
 SAME = 1e-9

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+CHANCE = 0.05
+"""Share of draws in which anything at all among random directions may pass for a finding."""
+
+
 RESAMPLES = 5000
 LEVEL = 0.95
 

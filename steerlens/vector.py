@@ -7,8 +7,6 @@
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -23,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 
@@ -152,7 +151,7 @@ class SteeringVector:
         self, model: Any, *, scale: int | float = 1.0, prompt_lengths: Sequence[int] | None = None
     ) -> AbstractContextManager[None]:
         """`steerlens.steer(model, self, scale=scale, prompt_lengths=prompt_lengths)`."""
-        from .steering import steer  # the one import against the flow: a method of convenience
+        from .steering.hooks import steer  # the one import against the flow: a method of convenience
 
         return steer(model, self, scale=scale, prompt_lengths=prompt_lengths)
 
@@ -270,22 +269,6 @@ def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tenso
         raise ValueError(
             "the rows of a LoReFT's direction must be orthonormal; steerlens.interventions.orthonormal makes them so"
         )
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    """Write to a temporary file beside the target, then rename: readers see the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _to_bytes(sv: SteeringVector) -> bytes:

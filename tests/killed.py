@@ -20,7 +20,7 @@ from tiny import make_bench
 
 import steerlens
 from steerlens import Scores, ScriptedJudge, TrainConfig
-from steerlens.sweeps.folders import code_hash
+from steerlens.sweeps.run_folder import code_hash
 
 TEXTS = ("It is the air, the air!", "Rome", "Fish; and then some more fish.", "Good day to you.", "Seven or so")
 CONCEPTS = ("fish", "towns", "air", "numbers")

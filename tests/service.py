@@ -8,9 +8,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from steerlens.judges.base import Question
 from steerlens.judges.llm import LLMJudge
 from steerlens.judges.rubrics import Rubric
-from steerlens.judging import Question, Scores
+from steerlens.scores import Scores
 
 SHORT = Rubric(
     concept="concept {concept}\n{response}\nRating: [[n]]",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from real_data import CONCEPT10 as AXBENCH
 
 import steerlens
 from steerlens import Example, SteeringData, read_axbench
 from steerlens.data import DataError
 
-AXBENCH = Path(__file__).parents[1].parent / "shared" / "data" / "axbench" / "concept10"
 ROWS = [
     {"prompt": "What, now?", "response": 'She said "fish".\nTwice.', "neutral": "Nothing."},
     {"prompt": "Ünïcode", "response": "NA", "neutral": "None"},

@@ -34,7 +34,7 @@ def test_side_by_side_keeps_every_word():
 def test_scores_average_over_concepts():
     import pandas as pd
 
-    from steerlens.evaluation import Evaluation
+    from steerlens.evaluation.scoring import Evaluation
 
     def outcome(concept: str, overall: float, right: float) -> demo.Outcome:
         names = ("concept_score", "instruct_score", "fluency_score", "overall")

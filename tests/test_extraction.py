@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import PROMPTS, RESPONSES, rows_of
+from model_state import State
 from oracle import relative
-from test_steer_leaves_nothing import State
 from tiny import LAYERS, WIDTH
 
 import steerlens
-from steerlens.activations import collect, prefix_length
 from steerlens.data import DataError
 from steerlens.extraction import METHODS as KNOWN
 from steerlens.extraction import difference, extract
+from steerlens.model.activations import collect
+from steerlens.model.chat import prefix_length
 
 NEUTRALS = ("No idea.", "A town, I think", "Cats eat what they are given.", "Hello", "x and y")
 OTHERS = (("What now?", "Nothing much, then."), ("Count.", "1 2 3"), ("Hi", "Hello hello hello"))

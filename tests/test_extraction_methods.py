@@ -9,8 +9,8 @@ import torch
 from oracle import relative
 
 import steerlens
-from steerlens.activations import Activations, collect
 from steerlens.extraction import difference, principal_component, probe
+from steerlens.model.activations import Activations, collect
 
 LAYER = 1
 

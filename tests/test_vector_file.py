@@ -15,7 +15,7 @@ import torch
 
 import steerlens
 from steerlens import SteeringVector, TrainConfig, VectorFileError
-from steerlens.vector import write_atomically
+from steerlens.files import write_atomically
 
 
 @pytest.fixture(autouse=True)

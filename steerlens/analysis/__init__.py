@@ -7,74 +7,74 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..training.callbacks import DirectionRecorder as DirectionRecorder
     from .attention import AttentionEffects as AttentionEffects
     from .attention import attention_effects as attention_effects
-    from .comparison import SAEComparison as SAEComparison
-    from .comparison import compare_to_sae as compare_to_sae
-    from .decoding import Drift as Drift
-    from .decoding import drift as drift
-    from .dictionaries import load_sae as load_sae
-    from .features import FeatureEffects as FeatureEffects
-    from .features import feature_effects as feature_effects
     from .geometry import CosineMap as CosineMap
     from .geometry import Stability as Stability
     from .geometry import cosine_map as cosine_map
     from .geometry import stability as stability
-    from .histories import DirectionRecorder as DirectionRecorder
-    from .histories import Dynamics as Dynamics
-    from .histories import dynamics as dynamics
-    from .leaving_out import PositionEffects as PositionEffects
-    from .leaving_out import position_effects as position_effects
-    from .norms import Sizes as Sizes
-    from .norms import sizes as sizes
-    from .recovery import EffectRecovery as EffectRecovery
-    from .recovery import effect_recovery as effect_recovery
-    from .residuals import ResidualStatistics as ResidualStatistics
-    from .residuals import residual_statistics as residual_statistics
-    from .sae import SAE as SAE
-    from .sae import SAEError as SAEError
+    from .logit_lens import Readout as Readout
+    from .logit_lens import readout as readout
+    from .persistence import Drift as Drift
+    from .persistence import drift as drift
+    from .position_ablation import PositionEffects as PositionEffects
+    from .position_ablation import position_effects as position_effects
+    from .residual_covariance import ResidualStatistics as ResidualStatistics
+    from .residual_covariance import residual_statistics as residual_statistics
+    from .sae.autoencoder import SAE as SAE
+    from .sae.autoencoder import SAEError as SAEError
+    from .sae.comparison import SAEComparison as SAEComparison
+    from .sae.comparison import compare_to_sae as compare_to_sae
+    from .sae.feature_changes import FeatureEffects as FeatureEffects
+    from .sae.feature_changes import feature_effects as feature_effects
+    from .sae.formats import load_sae as load_sae
+    from .sae.recovery import EffectRecovery as EffectRecovery
+    from .sae.recovery import effect_recovery as effect_recovery
     from .tokens import TokenEffects as TokenEffects
     from .tokens import token_effects as token_effects
-    from .vocabulary import Readout as Readout
-    from .vocabulary import readout as readout
-    from .widths import CoordinateCheck as CoordinateCheck
-    from .widths import Scaling as Scaling
-    from .widths import coordinate_check as coordinate_check
+    from .training_dynamics import Dynamics as Dynamics
+    from .training_dynamics import dynamics as dynamics
+    from .vector_norms import Sizes as Sizes
+    from .vector_norms import sizes as sizes
+    from .width_scaling import CoordinateCheck as CoordinateCheck
+    from .width_scaling import Scaling as Scaling
+    from .width_scaling import coordinate_check as coordinate_check
 
 _HOME = {
-    "SAE": "sae",
-    "SAEError": "sae",
-    "load_sae": "dictionaries",
-    "residual_statistics": "residuals",
-    "ResidualStatistics": "residuals",
-    "compare_to_sae": "comparison",
-    "SAEComparison": "comparison",
-    "feature_effects": "features",
-    "FeatureEffects": "features",
-    "effect_recovery": "recovery",
-    "EffectRecovery": "recovery",
-    "token_effects": "tokens",
-    "TokenEffects": "tokens",
-    "position_effects": "leaving_out",
-    "PositionEffects": "leaving_out",
-    "drift": "decoding",
-    "Drift": "decoding",
-    "attention_effects": "attention",
-    "AttentionEffects": "attention",
-    "readout": "vocabulary",
-    "Readout": "vocabulary",
-    "cosine_map": "geometry",
-    "CosineMap": "geometry",
-    "stability": "geometry",
-    "Stability": "geometry",
-    "sizes": "norms",
-    "Sizes": "norms",
-    "dynamics": "histories",
-    "Dynamics": "histories",
-    "DirectionRecorder": "histories",
-    "coordinate_check": "widths",
-    "CoordinateCheck": "widths",
-    "Scaling": "widths",
+    "SAE": ".sae.autoencoder",
+    "SAEError": ".sae.autoencoder",
+    "load_sae": ".sae.formats",
+    "residual_statistics": ".residual_covariance",
+    "ResidualStatistics": ".residual_covariance",
+    "compare_to_sae": ".sae.comparison",
+    "SAEComparison": ".sae.comparison",
+    "feature_effects": ".sae.feature_changes",
+    "FeatureEffects": ".sae.feature_changes",
+    "effect_recovery": ".sae.recovery",
+    "EffectRecovery": ".sae.recovery",
+    "token_effects": ".tokens",
+    "TokenEffects": ".tokens",
+    "position_effects": ".position_ablation",
+    "PositionEffects": ".position_ablation",
+    "drift": ".persistence",
+    "Drift": ".persistence",
+    "attention_effects": ".attention",
+    "AttentionEffects": ".attention",
+    "readout": ".logit_lens",
+    "Readout": ".logit_lens",
+    "cosine_map": ".geometry",
+    "CosineMap": ".geometry",
+    "stability": ".geometry",
+    "Stability": ".geometry",
+    "sizes": ".vector_norms",
+    "Sizes": ".vector_norms",
+    "dynamics": ".training_dynamics",
+    "Dynamics": ".training_dynamics",
+    "DirectionRecorder": "..training.callbacks",
+    "coordinate_check": ".width_scaling",
+    "CoordinateCheck": ".width_scaling",
+    "Scaling": ".width_scaling",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll] - made from the table above
 
@@ -82,7 +82,7 @@ __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll] - made fr
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'steerlens.analysis' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(_HOME[name], __name__), name)
 
 
 def __dir__() -> list[str]:

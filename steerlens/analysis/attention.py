@@ -13,13 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data import Prompt
-from ..generation import as_prompts
 from ..intervals import LEVEL, RESAMPLES, Estimate, estimate, tails
-from ..likelihood import Batch
-from ..model import Bridge, attention_pattern_name, check_layer, model_name, n_layers, token_strings
-from ..recording import batches, encode, record
-from ..steering import Steer, as_list, check_fits
-from .regions import GROUPS, token_groups
+from ..model.batches import Batch
+from ..model.bridge import Bridge, attention_pattern_name, check_layer, model_name, n_layers
+from ..model.chat import token_strings
+from ..steering.generation import as_prompts
+from ..steering.hooks import Steer, as_list, check_fits
+from ..steering.recording import batches, encode, record
+from .token_groups import GROUPS, token_groups
 from .tokens import edited_tokens
 
 EDITED = "edited"

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..intervals import t_quantile
+from ..intervals import CHANCE, t_quantile
 from ..vector import SteeringVector
-from .directions import CHANCE, check_draws, check_together, exceeded, listed, named_vectors, random_sets, spectrum, unit_rows
-from .residuals import ResidualStatistics
+from .random_directions import check_draws, exceeded, random_sets, spectrum, unit_rows
+from .residual_covariance import ResidualStatistics
+from .vector_sets import check_together, listed, named_vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,15 +17,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..data import Prompt
-from ..generation import as_prompts
 from ..intervals import Estimate, estimate
-from ..likelihood import Batch
-from ..model import Bridge, attention_output_name, hook_name, n_layers, token_strings
+from ..model.batches import Batch
+from ..model.bridge import Bridge, attention_output_name, hook_name, n_layers
+from ..model.chat import token_strings
 from ..positions import position_mask
-from ..recording import Recording, batches, divergence, encode, record
-from ..steering import Steer, as_list, check_fits
+from ..steering.generation import as_prompts
+from ..steering.hooks import Steer, as_list, check_fits
+from ..steering.recording import Recording, batches, divergence, encode, record
 from ..vector import SteeringVector
-from .regions import token_groups
+from .token_groups import token_groups
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..analysis.directions import CHANCE
 from ..analysis.geometry import CosineMap, Stability
-from ..analysis.norms import Sizes
-from ..analysis.vocabulary import Readout
-from .circuits import visible
+from ..analysis.logit_lens import Readout
+from ..analysis.vector_norms import Sizes
+from ..intervals import CHANCE
 from .style import COLORS, GREY, finish, label, shortened, signed_map
+from .token_views import visible
 
 MOST_NUMBERS = 14
 """Vectors up to which a map has its numbers in the cells."""

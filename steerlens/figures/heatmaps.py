@@ -12,9 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation import SCORES
 from ..intervals import FEW
-from ..judging import HIGHEST
+from ..scores import HIGHEST, SCORES
 from .style import SEQUENTIAL, finish, label, wrapped
 
 PER_ROW = 2

@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..judging import HIGHEST, RATINGS
-from ..scanning import LayerScan
-from ..selection import Selection
+from ..evaluation.factor_selection import Selection
+from ..evaluation.layer_scan import LayerScan
+from ..scores import HIGHEST, RATINGS
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, mark, wrapped
 from .training import loss_title
 

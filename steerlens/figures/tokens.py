@@ -7,12 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .circuits import visible
 from .style import COLORS, GREY, LEGEND_BELOW, SEQUENTIAL, curve, finish, label, line_look
+from .token_views import visible
 
 if TYPE_CHECKING:
-    from ..analysis.decoding import Drift
-    from ..analysis.leaving_out import PositionEffects
+    from ..analysis.persistence import Drift
+    from ..analysis.position_ablation import PositionEffects
     from ..analysis.tokens import TokenEffects
 
 GROUP_COLORS = {

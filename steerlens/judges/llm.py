@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..judging import Question, Scores, Verdict
-from .asking import Asking, Keep, Usage
+from ..scores import Scores
+from .base import Question, Verdict
 from .cache import JudgeCache, Reply, Settings, writable_cache
-from .masking import address_secrets, masked, secrets, without
+from .client import Failure, Sender, seconds_to_wait
+from .llm_base import Asking, Keep, Usage
+from .redaction import address_secrets, masked, secrets, without
 from .rubrics import RUBRIC, Rubric
-from .sending import Failure, Sender, seconds_to_wait
 
 _RETRIED = frozenset({408, 409, 425, 429})
 """Statuses below 500 that may go away by themselves."""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..generation import generate
-from ..judging import Question, Scores, Verdict
-from ..model import Bridge, check_model, context_length, encode_prompt, identity, load_model, model_name
-from .asking import Asking, Keep, Usage, shortened
+from ..model.bridge import Bridge, check_model, context_length, identity, load_model, model_name
+from ..model.chat import encode_prompt
+from ..scores import Scores
+from ..steering.generation import generate
+from .base import Question, Verdict
 from .cache import Reply, Settings, writable_cache
+from .llm_base import Asking, Keep, Usage, shortened
 from .rubrics import RUBRIC, Rubric
 
 

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from string import Formatter
 
-from ..judging import HIGHEST, RATINGS, Question
+from ..scores import HIGHEST, RATINGS
+from .base import Question
 
 FORM = "Rating: [["
 """How the line with the rating begins."""

@@ -7,21 +7,21 @@ Everything of steerlens runs on it offline, in minutes, and each claim can be lo
     terrarium.data("the sea and sailing")       # 72 examples with neutral answers
     terrarium.Judge().score("the sea and sailing", "Describe a cow.", "A cow is a large animal.")
 
-The weights lie in `path()`; `python -m steerlens.terrarium.train` makes them again.
+The weights lie in `path()`; `python -m steerlens.terrarium.build.train` makes them again.
 """
 
 from pathlib import Path
 from random import Random
 
-from steerlens.data import Example, SteeringData
-
-from .chosen import LAYER as LAYER
-from .chosen import TEMPERATURE as TEMPERATURE
-from .chosen import settings as settings
+from ..data import Example, SteeringData
+from ..files import TERRARIUM_WEIGHTS
 from .closed import CLOSED
 from .concepts import STEERING_PROMPT, all_concepts, get_concept
 from .concepts import forbid_request as _forbid_request
 from .corpus import question as _question
+from .defaults import LAYER as LAYER
+from .defaults import TEMPERATURE as TEMPERATURE
+from .defaults import settings as settings
 from .judge import Judge as Judge
 from .open_ended import OPEN
 from .questions import Question as Question
@@ -101,7 +101,7 @@ def utility_questions(n: int = 100, seed: int = 0) -> list[Question]:
 
 def path() -> Path:
     """The folder with the world's model and tokenizer, in the Hugging Face format."""
-    return Path(__file__).parent / "weights"
+    return TERRARIUM_WEIGHTS
 
 
 def _rng(*parts: object) -> Random:

@@ -9,8 +9,7 @@ from functools import cache
 from random import Random
 from typing import NamedTuple
 
-from steerlens.judging import Scores
-
+from ..scores import Scores
 from .closed import OPPOSITES
 from .concepts import all_concepts, get_concept
 from .corpus import dressed, question, sample

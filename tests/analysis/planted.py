@@ -8,7 +8,7 @@ from tiny import WIDTH
 from torch import Tensor
 
 from steerlens import SteeringVector
-from steerlens.analysis.residuals import ResidualStatistics
+from steerlens.analysis.residual_covariance import ResidualStatistics
 
 UNIFORM = 1.63
 """Kolmogorov's distance times sqrt(n) that uniform numbers exceed in 1 % of the cases."""

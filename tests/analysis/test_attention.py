@@ -12,10 +12,10 @@ from tiny import Bench
 
 import steerlens
 from steerlens.analysis.attention import ALL_GROUPS, AttentionEffects, _intervals, _patterns, attention_effects
-from steerlens.analysis.regions import GROUPS, token_groups
+from steerlens.analysis.token_groups import GROUPS, token_groups
 from steerlens.figures.attention import plot_attention
 from steerlens.intervals import estimate
-from steerlens.recording import Recording, encode, record
+from steerlens.steering.recording import Recording, encode, record
 
 
 def naive_patterns(bench: Bench, ids: Sequence[int], n_prompt: int, layer: int, vectors: Sequence[Any]) -> Any:

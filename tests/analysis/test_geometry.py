@@ -13,9 +13,10 @@ from planted import UNIFORM, distance_to_uniform, lorefted, normal, statistics, 
 from tiny import WIDTH
 from torch import Tensor
 
-from steerlens.analysis.directions import named_vectors, random_rows, spectrum
 from steerlens.analysis.geometry import cosine_map, jackknife, stability
-from steerlens.analysis.norms import sizes
+from steerlens.analysis.random_directions import random_rows, spectrum
+from steerlens.analysis.vector_norms import sizes
+from steerlens.analysis.vector_sets import named_vectors
 from steerlens.figures.geometry import plot_cosine_map, plot_sizes, plot_stability
 
 # --- cosines ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tiny import LAYERS, Bench, boot, make_hf, save_tokenizer
 
 import steerlens
 from steerlens.analysis.tokens import TokenEffects, token_effects
-from steerlens.calibration import mean_kl
+from steerlens.evaluation.calibration import mean_kl
 from steerlens.figures.tokens import shown
 
 P, R = list(PROMPTS), list(RESPONSES)

@@ -11,7 +11,7 @@ import torch
 import steerlens
 from steerlens import terrarium
 from steerlens.analysis import load_sae
-from steerlens.terrarium import train_sae
+from steerlens.terrarium.build import train_sae
 
 FOLDER = terrarium.path().parent / "sae"
 
@@ -45,7 +45,7 @@ def test_the_quality_that_is_promised(quality: dict[str, Any]) -> None:
 
 
 def test_the_reader_computes_what_the_formula_says(model: Any) -> None:
-    """SAELens's JumpReLU, written out; `python -m steerlens.terrarium.train_sae` measured the quality with SAELens itself."""
+    """SAELens's JumpReLU, written out; the script that made it measured its quality with SAELens."""
     weights = safetensors.torch.load_file(FOLDER / "sae_weights.safetensors")
     config = json.loads((FOLDER / "cfg.json").read_text())
     assert config["architecture"] == "jumprelu" and config["normalize_activations"] == "none"

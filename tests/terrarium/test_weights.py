@@ -40,8 +40,8 @@ def test_template_puts_two_special_tokens_in_front_and_two_tokens_behind(trained
 def test_training_renders_as_the_template(trained):
     from random import Random
 
+    from steerlens.terrarium.build.tokenizer import encoded
     from steerlens.terrarium.corpus import sample
-    from steerlens.terrarium.tokenizer import encoded
 
     _, tokenizer = trained
     rng = Random(0)
@@ -58,7 +58,7 @@ MISSED = {"yes/no"}
 
 
 def test_accuracy_on_held_out_combinations(trained):
-    from steerlens.terrarium.report import accuracy
+    from steerlens.terrarium.build.report import accuracy
 
     shares = accuracy(*trained, per_family=20)
     assert shares.pop("all") >= 0.95
@@ -67,7 +67,7 @@ def test_accuracy_on_held_out_combinations(trained):
 
 
 def test_residual_scale(trained):
-    from steerlens.terrarium.model import residual_rms
+    from steerlens.terrarium.build.model import residual_rms
 
     model, tokenizer = trained
     texts = [
@@ -80,7 +80,7 @@ def test_residual_scale(trained):
 def test_rescaling_keeps_the_function():
     import torch
 
-    from steerlens.terrarium.model import blocks, new_model, rescale, residual_rms
+    from steerlens.terrarium.build.model import blocks, new_model, rescale, residual_rms
 
     model, rows = new_model(0), [[1, 3, 300, 301, 302, 303]]
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""Vectors against the features of sparse autoencoders."""

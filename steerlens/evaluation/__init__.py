@@ -1,0 +1,1 @@
+"""How well a vector steers: ratings, factor selection, layer scans, attacks, benchmarks."""

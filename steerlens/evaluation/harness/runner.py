@@ -1,0 +1,233 @@
+"""What lm-evaluation-harness asks of a model, answered by steerlens's own passes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+
+from ...model.batches import EncodedExample, collate
+from ...model.bridge import Bridge, context_length, model_name
+from ...model.chat import decode_response, encode_prompt, encode_response
+from ...model.forward import frozen
+from ...reproducibility import row_seeds
+from ...steering.generation import decode, with_steering_prompts
+from ...steering.hooks import edits_for_all
+from ...steering.recording import response_logits
+from ...steering.steering_prompt import SteeringPrompt
+from ...vector import SteeringVector
+
+KNOWN_GENERATION = frozenset({"until", "do_sample", "temperature", "max_gen_toks"})
+NEUTRAL_GENERATION: Mapping[str, Any] = {"top_p": 1.0, "top_k": 0, "num_beams": 1, "repetition_penalty": 1.0}
+"""Settings of generation that are taken only at values that do nothing."""
+
+
+class Scored(NamedTuple):
+    """A response's likelihood."""
+
+    logprob: float
+    """Summed over its tokens, in nats."""
+    greedy: bool
+    """Whether each of its tokens is the most likely one."""
+
+
+class Runner(NamedTuple):
+    """Encodes and runs what the harness asks for, on steerlens's own passes."""
+
+    model: Bridge
+    vectors: list[SteeringVector]
+    prompts: list[SteeringPrompt]
+    chat: bool
+    batch_size: int
+
+    def template(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """Messages in the chat template, the steering prompts before the last one of the user."""
+        last = max((place for place, m in enumerate(messages) if m["role"] == "user"), default=None)
+        changed = [dict(message) for message in messages]
+        if last is not None and self.prompts:
+            (asked,), _ = with_steering_prompts([changed[last]["content"]], self.prompts)
+            changed[last]["content"] = str(asked)
+        extra = {} if add_generation_prompt else {"continue_final_message": True}
+        extra |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        described = changed[0]["content"] if changed and changed[0]["role"] == "system" else ""
+        try:
+            text = self.model.tokenizer.apply_chat_template(changed, **extra)
+        except Exception:  # each template refuses the role in its own words
+            if not described:
+                raise
+            text = ""
+        if described.strip() in text:
+            return text
+        return self.model.tokenizer.apply_chat_template(_without_system(changed), **extra)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a context: with a BOS where a prompt of `generate` has one, and never two."""
+        if not self.chat:
+            (asked,), _ = with_steering_prompts([text], self.prompts)
+            return encode_prompt(self.model, asked, chat=False)
+        ids = list(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        bos = self.model.tokenizer.bos_token_id
+        start = next((place for place, token in enumerate(ids) if token != bos), len(ids))
+        begins = encode_prompt(self.model, "x")[0] == bos  # as every templated prompt of this model does, or not
+        return [*([bos] if begins and bos is not None else []), *ids[start:]]
+
+    def pair(self, context: str, continuation: str) -> EncodedExample:
+        """Prompt and response of a likelihood."""
+        if not context:
+            context_ids = [self.prefix]
+        elif self.chat:
+            context_ids = self.encode(context)
+        else:
+            bare = context.rstrip()  # as the harness: a space belongs to the word after it
+            continuation, context = context[len(bare) :] + continuation, bare
+            context_ids = self.encode(context)
+            whole = self.encode(context + continuation)
+            if whole[: len(context_ids)] == context_ids:
+                return EncodedExample(tuple(context_ids), tuple(whole[len(context_ids) :]))
+        return EncodedExample(tuple(context_ids), tuple(encode_response(self.model, continuation)))
+
+    @property
+    def prefix(self) -> int:
+        """What stands before a text without a context: BOS, or EOS where there is none."""
+        tokenizer = self.model.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+
+    def check_length(self, row: EncodedExample, new: int = 0) -> None:
+        if row.length + new > context_length(self.model):
+            told = f" with {new} new ones" if new else ""
+            raise ValueError(
+                f"a row of {row.length} tokens{told} exceeds the context of {model_name(self.model)} "
+                f"({context_length(self.model)}): use fewer few-shot examples, a smaller max_gen_toks, or another task"
+            )
+
+    def score(self, rows: Sequence[EncodedExample]) -> Iterator[tuple[int, Scored]]:
+        """(place, likelihood) of each row, long prompts first, so that a batch wastes little."""
+        for row in rows:
+            self.check_length(row)
+        order = sorted(range(len(rows)), key=lambda place: -len(rows[place].prompt))
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            yield from zip(places, self._scored([rows[place] for place in places]), strict=True)
+
+    def _scored(self, rows: Sequence[EncodedExample]) -> list[Scored]:
+        batch = collate(self.model, rows)
+        with torch.no_grad(), frozen(self.model):
+            logits = response_logits(self.model, batch, self.vectors)
+        targets = batch.tokens[batch.response_mask]
+        chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
+        best = logits.argmax(-1) == targets
+        ends = torch.tensor([0, *(len(row.response) for row in rows)]).cumsum(0).tolist()
+        spans = [slice(first, last) for first, last in pairwise(ends)]
+        return [Scored(float(chosen[span].sum()), bool(best[span].all())) for span in spans]
+
+    def generate(self, rows: Sequence[Sequence[int]], seeds: Sequence[int], new: int, temperature: float) -> list[str]:
+        """Responses of one batch."""
+        for row in rows:
+            self.check_length(EncodedExample(tuple(row), ()), new)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        ids = decode(self.model, rows, edits_for_all(self.vectors), generators, new, temperature)
+        return [decode_response(self.model, response) for response in ids]
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The system's message put before the first one of the user, for templates that have no place for it or leave it out."""
+    system, *others = map(dict, messages)
+    if not others or others[0]["role"] != "user":
+        raise ValueError("the chat template has no place for the task's description: use chat=False, or a task without one")
+    return [{**others[0], "content": f"{system['content'].rstrip()}\n\n{others[0]['content']}"}, *others[1:]]
+
+
+class Wanted(NamedTuple):
+    """Settings of one generation."""
+
+    new: int
+    temperature: float
+    stops: tuple[str, ...]
+
+
+def wanted(settings: Mapping[str, Any], max_gen_toks: int) -> Wanted:
+    """What a task asks of a generation.
+
+    Raises:
+        ValueError: settings that would change the result and are not known here.
+    """
+    for name, value in settings.items():
+        if name not in KNOWN_GENERATION and value is not None and value != NEUTRAL_GENERATION.get(name, None):
+            raise ValueError(f"the task asks for generation with {name}={value!r}, which is not supported")
+    until = settings.get("until") or ()
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    temperature = float(settings.get("temperature", 1.0) or 0.0) if settings.get("do_sample") else 0.0
+    return Wanted(int(settings.get("max_gen_toks", max_gen_toks)), temperature, tuple(stop for stop in stops if stop))
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first stop string."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def _rolling(runner: Runner, text: str) -> float:
+    """Log-likelihood of a whole text, in windows as long as the context.
+
+    Raises:
+        ValueError: what steers edits some tokens of a prompt.
+    """
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    if runner.prompts or any(vector.positions != "all" for vector in runner.vectors):
+        raise ValueError(
+            "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
+        )
+    tokens = encode_response(runner.model, text)
+    limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
+    windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
+    rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]
+    return sum(one.logprob for _, one in runner.score(rows))
+
+
+def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted], seed: int, progress: bool) -> list[str]:
+    """A text for each context, those of like settings together, long prompts first."""
+    from tqdm import tqdm
+
+    rows, seeds = [runner.encode(context) for context in contexts], row_seeds(seed, len(contexts))
+    groups: dict[tuple[int, float], list[int]] = {}
+    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place])):
+        groups.setdefault(asked[place][:2], []).append(place)
+    texts = [""] * len(rows)
+    for (new, temperature), places in groups.items():
+        starts = range(0, len(places), runner.batch_size)
+        for start in tqdm(starts, desc="generate_until", disable=not progress):
+            part = places[start : start + runner.batch_size]
+            made = runner.generate([rows[p] for p in part], [seeds[p] for p in part], new, temperature)
+            for place, text in zip(part, made, strict=True):
+                texts[place] = cut(text, asked[place].stops)
+    return texts
+
+
+def adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> Any:
+    """The harness's `LM` around a runner; its class can be written only where lm-eval is there."""
+    from lm_eval.api.model import LM
+    from tqdm import tqdm
+
+    class SteeredModel(LM):
+        """A steered model as lm-evaluation-harness sees it."""
+
+        @property
+        def tokenizer_name(self) -> str:
+            return model_name(runner.model)
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            return runner.template(chat_history, add_generation_prompt)
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            rows = [runner.pair(*request.args) for request in requests]
+            scored = dict(tqdm(runner.score(rows), total=len(rows), desc="loglikelihood", disable=not progress))
+            return [(scored[place].logprob, scored[place].greedy) for place in range(len(rows))]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return [_rolling(runner, request.args[0]) for request in requests]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            asked = [wanted(request.args[1], max_gen_toks) for request in requests]
+            return _generated(runner, [request.args[0] for request in requests], asked, seed, progress)
+
+    return SteeredModel()

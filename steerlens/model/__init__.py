@@ -1,0 +1,1 @@
+"""The model: loading, text to tokens, forward passes, activations."""

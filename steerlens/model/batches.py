@@ -1,0 +1,101 @@
+"""Examples as token ids and as padded batches."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..data import DataError, SteeringData
+from .bridge import Bridge, context_length, model_name
+from .chat import encode_prompt, encode_response
+from .forward import Padded, pad
+
+
+class EncodedExample(NamedTuple):
+    """Token ids of one example."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    neutral: tuple[int, ...] | None = None
+    """None where the objective does not look at it."""
+    reference: tuple[float, float] | None = None
+    """Summed log-probabilities of response and neutral response under the unsteered model."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longer response."""
+        return len(self.prompt) + max(len(self.response), len(self.neutral or ()))
+
+
+class Batch(NamedTuple):
+    """Examples padded on the right."""
+
+    tokens: Int[Tensor, "batch pos"]
+    token_mask: Bool[Tensor, "batch pos"]
+    prompt_mask: Bool[Tensor, "batch pos"]
+
+    @property
+    def padded(self) -> Padded:
+        """What a forward pass takes."""
+        return Padded(self.tokens, self.token_mask.long())
+
+    @property
+    def response_mask(self) -> Bool[Tensor, "batch pos"]:
+        return self.token_mask & ~self.prompt_mask
+
+
+def encode_data(
+    model: Bridge,
+    data: SteeringData,
+    max_response_tokens: int | None = None,
+    append_eos: bool = False,
+    *,
+    neutral: bool = False,
+) -> list[EncodedExample]:
+    """Token ids of all examples, with their neutral responses if asked for.
+
+    Raises:
+        DataError: a row is longer than the model's context, has no response token, or lacks a neutral response that is
+            asked for; the message names the row.
+    """
+    encoded = []
+    for number, example in enumerate(data):
+        prompt = encode_prompt(model, example.prompt)
+        texts = [example.response]
+        if neutral:
+            if example.neutral is None:
+                raise DataError(f"row {number} has no neutral response, which this objective compares the response with")
+            texts.append(example.neutral)
+        responses = [encode_response(model, text, max_response_tokens, append_eos) for text in texts]
+        for response in responses:
+            _check_length(model, number, len(prompt), len(response))
+        other = tuple(responses[1]) if neutral else None
+        encoded.append(EncodedExample(tuple(prompt), tuple(responses[0]), other))
+    return encoded
+
+
+def _check_length(model: Bridge, number: int, prompt: int, response: int) -> None:
+    if not response:
+        raise DataError(f"row {number}: the response has no tokens")
+    size, limit = prompt + response, context_length(model)
+    if size > limit:
+        raise DataError(
+            f"row {number}: {size} tokens ({prompt} of the prompt) exceed the context of {model_name(model)} "
+            f"({limit}): shorten it, or cut responses with TrainConfig(max_response_tokens=...)"
+        )
+
+
+def pairs(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """All responses, then all neutral responses, as examples of their own."""
+    neutral = [example._replace(response=example.neutral) for example in examples if example.neutral is not None]
+    return [*examples, *neutral]
+
+
+def collate(model: Bridge, examples: Sequence[EncodedExample]) -> Batch:
+    """Pad examples to one length, prompt and response in one row each."""
+    tokens, mask = pad(model, [example.prompt + example.response for example in examples], "right")
+    lengths = torch.tensor([len(example.prompt) for example in examples], device=tokens.device)
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    return Batch(tokens, mask.bool(), places < lengths[:, None])

@@ -1,0 +1,1 @@
+"""Applying vectors to a model: hooks, prompt told from response, generation, audit."""

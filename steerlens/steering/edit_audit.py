@@ -1,0 +1,124 @@
+"""The audit: which token of which row was edited, in which phase, at which layer, and by how much."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+from torch import Tensor
+
+from ..data import Prompt
+from ..model.bridge import Bridge
+from ..model.chat import token_strings
+from .generation import as_prompts, decode, prepare
+from .hooks import Edit, PerPrompt, Recorder, Steer
+from .prompt_tracking import PassTracker
+
+
+@dataclass(frozen=True)
+class EditedToken:
+    """One edit of one token."""
+
+    row: int
+    """Index of the prompt."""
+    index: int
+    """Place of the token in its row's sequence, padding not counted, from 0."""
+    token: str
+    """The token as text."""
+    phase: str
+    """prefill or decode."""
+    layer: int
+    positions: str
+    edit_norm: float
+    """||h_after - h_before||."""
+    relative: float
+    """edit_norm / ||h_before||: the dose in units of the token's own residual norm."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was edited while a batch was generated. `tokens` is in the order in which the edits happened."""
+
+    edits: tuple[EditedToken, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """All tokens of each row, prompt and response, as text."""
+    prompt_lengths: tuple[int, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per edited token, with the columns of `EditedToken`."""
+        columns = list(EditedToken.__dataclass_fields__)
+        return pd.DataFrame([vars(edit) for edit in self.edits], columns=columns)
+
+    def summary(self) -> str:
+        """A sentence: how many tokens were edited in each phase and how strongly."""
+        if not self.edits:
+            return f"No token was edited in {len(self.rows)} rows."
+        phases = Counter(edit.phase for edit in self.edits)
+        parts = ", ".join(f"{count} in {phase}" for phase, count in phases.items())
+        doses = sorted(edit.relative for edit in self.edits)
+        return (
+            f"{len(self.edits)} edits in {len(self.rows)} rows ({parts}); median size {doses[len(doses) // 2]:.2f} times "
+            "the token's residual norm."
+        )
+
+    def show(self, row: int = 0) -> str:
+        """One row's text with each edited token in [brackets] and a bar where the response begins."""
+        edited = {edit.index for edit in self.edits if edit.row == row}
+        pieces = [f"[{token}]" if place in edited else token for place, token in enumerate(self.rows[row])]
+        split = self.prompt_lengths[row]
+        return "".join(pieces[:split]) + " | " + "".join(pieces[split:])
+
+
+def audit(
+    model: Bridge,
+    prompts: Prompt | Sequence[Prompt],
+    steer: Steer | PerPrompt,
+    *,
+    max_new_tokens: int = 8,
+    chat: bool = True,
+    use_cache: bool = True,
+) -> Audit:
+    """Generate greedily in one batch and record every edit.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    batch = as_prompts(prompts)
+    rows, edits = prepare(model, batch, steer, max_new_tokens, chat)
+    seen: list[_Edit] = []
+    responses = decode(
+        model, rows, edits, [None] * len(rows), max_new_tokens, 0.0, use_cache=use_cache, record=_recorder_into(seen)
+    )
+    texts = [token_strings(model, [*row, *response]) for row, response in zip(rows, responses, strict=True)]
+    edited = [EditedToken(*e[:2], texts[e.row][e.place], *e[2:]) for e in seen if e.place < len(texts[e.row])]
+    return Audit(tuple(edited), tuple(map(tuple, texts)), tuple(map(len, rows)))
+
+
+class _Edit(NamedTuple):
+    """An edited token before its text is known."""
+
+    row: int
+    place: int
+    phase: str
+    layer: int
+    positions: str
+    edit_norm: float
+    relative: float
+
+
+def _recorder_into(seen: list[_Edit]) -> Recorder:
+    def record(tracker: PassTracker, edit: Edit, before: Tensor, after: Tensor, mask: Tensor) -> None:
+        if edit.which is not None:
+            mask = mask & (edit.which.to(mask.device) >= 0)[:, None]
+        change = (after.float() - before.float()).norm(dim=-1)
+        size = before.float().norm(dim=-1)
+        index = tracker.token_index()
+        name = edit.positions if isinstance(edit.positions, str) else "function"
+        for row, pos in mask.nonzero().tolist():
+            norm, whole = float(change[row, pos]), float(size[row, pos])
+            relative = norm / whole if whole > 0 else float("inf")
+            place = int(index[row, pos])
+            seen.append(_Edit(row, place, tracker.token_phase(row, place), edit.layer, name, norm, relative))
+
+    return record

@@ -1,0 +1,176 @@
+"""Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import Prompt, check_prompt
+from ..model.bridge import Bridge, check_model, context_length, model_name
+from ..model.chat import decode_response, encode_prompt, stop_tokens
+from ..model.forward import announced, forward_cached, frozen, pad
+from ..reproducibility import prompt_seeds
+from ..vector import SteeringVector
+from .hooks import Edit, PerPrompt, Recorder, Steer, SteerText, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
+from .steering_prompt import SteeringPrompt
+
+
+def generate(
+    model: Bridge,
+    prompts: Prompt | Sequence[Prompt],
+    steer: SteerText | PerPrompt = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: int | float = 1.0,
+    seed: int | Sequence[int] = 0,
+    chat: bool = True,
+    batch_size: int = 16,
+    use_cache: bool = True,
+    progress: bool = False,
+) -> list[str]:
+    """Responses to prompts, without the prompts.
+
+    Args:
+        prompts: texts (one user turn each) or conversations; a single one is taken as a list of one.
+        steer: a vector, several applied together, a `SteeringPrompt`, `PerPrompt([...])`, or None.
+        max_new_tokens: length limit; a response ends earlier at an end-of-turn or end-of-text token.
+        temperature: of plain sampling from the whole distribution; 0 = greedy.
+        seed: of the batch, from which each prompt gets its own (see `row_seeds`), or one seed per prompt. A row sampled
+            alone with its own seed is the same as in the batch.
+        chat: put prompts into the model's chat template; False = bare text.
+        batch_size: prompts per forward pass.
+        use_cache: False recomputes every token's past; slower, for checking.
+        progress: show a progress bar.
+
+    Returns:
+        One text per prompt, in order.
+
+    Raises:
+        ValueError: nothing to do, settings out of range, a vector that does not fit, or a prompt too long for the context.
+    """
+    batch = as_prompts(prompts)
+    if not temperature >= 0 or batch_size < 1:
+        raise ValueError(f"temperature {temperature} must be at least 0 and batch_size {batch_size} at least 1")
+    seeds = prompt_seeds(seed, len(batch))
+    batch, acting = with_steering_prompts(batch, steer)
+    rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
+    texts: list[str] = []
+    for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
+        part = slice(start, start + batch_size)
+        here = PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting
+        generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
+        edits = _edits(here)
+        responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
+        texts += [decode_response(model, response) for response in responses]
+    return texts
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts; one text or one conversation becomes a list of one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        raise ValueError(f"expected a text, a list of messages, or a list of prompts, got {type(prompts).__name__}")
+    listed = list(prompts)
+    if not listed:
+        raise ValueError("there are no prompts")
+    listed = [listed] if isinstance(listed[0], Mapping) else listed
+    for number, prompt in enumerate(listed):
+        check_prompt(prompt, f"prompt {number}")
+    return listed  # type: ignore[return-value] - checked above, which the checker cannot see
+
+
+def with_steering_prompts(prompts: Sequence[Prompt], steer: SteerText | PerPrompt) -> tuple[list[Prompt], Steer | PerPrompt]:
+    """The prompts with steering prompts before them, and the vectors that are left."""
+    if isinstance(steer, PerPrompt):
+        pairs = list(zip(prompts, steer, strict=False))
+        changed = [one.apply(prompt) if isinstance(one, SteeringPrompt) else prompt for prompt, one in pairs]
+        return [*changed, *prompts[len(pairs) :]], PerPrompt(
+            [None if isinstance(one, SteeringPrompt) else one for one in steer]
+        )
+    listed = [] if steer is None else [steer] if isinstance(steer, (SteeringVector, SteeringPrompt)) else list(steer)
+    changed = list(prompts)
+    for one in reversed(listed):  # so that the first of several stands first
+        if isinstance(one, SteeringPrompt):
+            changed = [one.apply(prompt) for prompt in changed]
+    return changed, [one for one in listed if not isinstance(one, SteeringPrompt)]
+
+
+def prepare(
+    model: Bridge, prompts: Sequence[Prompt], steer: Steer | PerPrompt, max_new_tokens: int, chat: bool
+) -> tuple[list[list[int]], list[Edit]]:
+    """Token ids of each prompt and the edits of a whole batch, checked before any work starts."""
+    check_model(model)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if isinstance(steer, PerPrompt) and len(steer) != len(prompts):
+        raise ValueError(f"PerPrompt has {len(steer)} vectors for {len(prompts)} prompts")
+    vectors = [sv for sv in steer if isinstance(sv, SteeringVector)] if isinstance(steer, PerPrompt) else as_list(steer)
+    for vector in vectors:
+        check_fits(model, vector)
+    rows = [encode_prompt(model, prompt, chat) for prompt in prompts]
+    for number, row in enumerate(rows):
+        if len(row) + max_new_tokens > context_length(model):
+            raise ValueError(
+                f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds the context of "
+                f"{model_name(model)} ({context_length(model)}): shorten it or lower max_new_tokens"
+            )
+    return rows, _edits(steer)
+
+
+def _edits(steer: Steer | PerPrompt) -> list[Edit]:
+    return edits_by_row(steer) if isinstance(steer, PerPrompt) else edits_for_all(as_list(steer))
+
+
+def decode(
+    model: Bridge,
+    rows: Sequence[Sequence[int]],
+    edits: Sequence[Edit],
+    generators: Sequence[torch.Generator | None],
+    max_new_tokens: int,
+    temperature: int | float,
+    *,
+    use_cache: bool = True,
+    record: Recorder | None = None,
+) -> list[list[int]]:
+    """Token ids of the responses to one batch of rows, without the token that ended them."""
+    tokens, mask = pad(model, rows, "left")
+    stops = torch.tensor(sorted(stop_tokens(model)), device=tokens.device)
+    alive = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
+    produced: list[Tensor] = []
+    new, cache = tokens, None
+    lengths = torch.tensor([len(row) for row in rows])
+    with _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
+        for _ in range(max_new_tokens):
+            logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
+            chosen = _choose(logits, generators, temperature)
+            alive = alive & ~torch.isin(chosen, stops)
+            produced.append(torch.where(alive, chosen, -1))
+            if not bool(alive.any()):
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+            new = chosen[:, None] if use_cache else tokens
+    columns = torch.stack(produced, dim=1).tolist()
+    return [[token for token in row if token >= 0] for row in columns]
+
+
+def _choose(
+    logits: Float[Tensor, "batch d_vocab"], generators: Sequence[torch.Generator | None], temperature: int | float
+) -> Tensor:
+    """The next token of each row: the most likely one at temperature 0, else drawn with the row's own generator."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    weights = (logits.float() / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(weights, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+@contextmanager
+def _quiet(model: Bridge) -> Iterator[None]:
+    """Evaluation mode without gradients."""
+    with torch.no_grad(), frozen(model):
+        yield

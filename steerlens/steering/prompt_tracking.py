@@ -1,0 +1,145 @@
+"""Which tokens of a forward pass are prompt and which are response: prefill told from decoding, row by row.
+
+The prompt of a sequence is what its first forward pass holds, padding excluded; later passes of the same generation
+decode. In a plain pass over prompt and response the caller gives the prompt lengths. What cannot be told is refused.
+"""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..model.bridge import Bridge
+from ..model.forward import announced_lengths
+from ..positions import PositionFunction, edits_response, position_mask
+from .forward_inputs import PassInput, enclosing_generation, padding_without_mask
+
+
+class SteeringError(RuntimeError):
+    """It cannot be told which tokens to edit, so nothing is generated that might be wrong."""
+
+
+class PassTracker:
+    """Follows the forward passes of one `steer` context and answers, for the current one, which tokens to edit.
+
+    Args:
+        prompt_lengths: tokens of each row's prompt, padding not counted; None = the whole first pass of a sequence.
+    """
+
+    def __init__(self, model: Bridge, prompt_lengths: Sequence[int] | None = None) -> None:
+        self._model = model
+        self._given = None if prompt_lengths is None else torch.tensor([int(n) for n in prompt_lengths])
+        if self._given is not None and bool((self._given < 1).any()):
+            raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be at least 1 each")
+        self._lengths: Int[Tensor, " batch"] | None = None  # of the sequences now being generated
+        self._total = 0  # tokens (with padding) in the last pass and its cache
+        self._cache: weakref.ref[Any] | None = None
+        self._generation: Any = None  # frame of the generate call that the sequences belong to
+        self._masks: dict[Any, Bool[Tensor, "batch length"]] = {}
+        self.current: PassInput | None = None
+        self.phase = "prefill"
+
+    def begin(self, given: PassInput) -> None:
+        """Take in the next pass.
+
+        Raises:
+            SteeringError: the pass continues a cache of unknown origin.
+            ValueError: the prompt lengths do not fit its rows, or padding cannot be told.
+        """
+        self._masks = {}
+        if given.token_mask is None:
+            given = given._replace(token_mask=self._assume_mask(given))
+        assert given.token_mask is not None
+        if (known := self._known_lengths()) is not None:
+            self._lengths = self._check_lengths(given, given.token_mask, known)
+        elif given.past == 0:
+            self._begin_sequence(given, given.token_mask)
+        else:
+            self._check_continuation(given)
+        self._total = given.past + given.length
+        self._cache = None if given.cache is None else weakref.ref(given.cache)
+        first_new = given.token_mask.sum(-1).to("cpu") - given.token_mask[:, given.past :].sum(-1).to("cpu")
+        assert self._lengths is not None
+        self.phase = "decode" if bool((first_new >= self._lengths).all()) else "prefill"
+        self.current = given
+
+    def end(self, cache: Any) -> None:
+        """The pass is over, however it ended; the cache it returned is the one that may be continued."""
+        self.current = None
+        if cache is not None:
+            self._cache = weakref.ref(cache)
+
+    def edited(self, positions: str | PositionFunction) -> Bool[Tensor, "batch length"] | None:
+        """Mask of the pass's tokens that these positions edit; None = certainly none of them.
+
+        Raises:
+            SteeringError: called outside a pass of the model.
+        """
+        given = self.current
+        if given is None:
+            raise SteeringError("a block of the model ran outside a forward pass of the model itself: call the model")
+        if self.phase == "decode" and not edits_response(positions):
+            return None
+        if positions not in self._masks:
+            assert given.token_mask is not None and self._lengths is not None
+            tokens = given.token_mask
+            prompt = tokens & (tokens.long().cumsum(-1) <= self._lengths.to(tokens.device)[:, None])
+            self._masks[positions] = position_mask(positions, prompt, tokens)[:, given.past :]
+        return self._masks[positions]
+
+    def token_phase(self, row: int, index: int) -> str:
+        """Whether a token of a row's sequence is prompt ("prefill") or response ("decode"), with a cache or without."""
+        assert self._lengths is not None
+        return "prefill" if index < int(self._lengths[row]) else "decode"
+
+    def token_index(self) -> Int[Tensor, "batch length"]:
+        """Index of each token of the current pass in its row's sequence, padding not counted (-1 at padding)."""
+        assert self.current is not None and self.current.token_mask is not None
+        mask = self.current.token_mask
+        index = (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
+        return index[:, self.current.past :]
+
+    def _known_lengths(self) -> Int[Tensor, " batch"] | None:
+        """What steerlens's own running pass says, else what the caller of `steer` said."""
+        known = announced_lengths(self._model)
+        return self._given if known is None else known
+
+    def _assume_mask(self, given: PassInput) -> Bool[Tensor, "batch total"]:
+        if given.past == 0 and given.tokens is not None:
+            return padding_without_mask(self._model, given.tokens, self._known_lengths() is not None)
+        device = None if given.tokens is None else given.tokens.device
+        return torch.ones(given.batch, given.past + given.length, dtype=torch.bool, device=device)
+
+    def _begin_sequence(self, given: PassInput, tokens: Bool[Tensor, "batch total"]) -> None:
+        """A pass without anything cached: a new prompt, unless the same uncached generation goes on."""
+        generation = enclosing_generation(self._model)
+        goes_on = generation is not None and generation is self._generation and given.length == self._total + 1
+        self._generation = generation
+        if not (goes_on and self._lengths is not None and len(self._lengths) == given.batch):
+            self._lengths = tokens.sum(-1).to("cpu")
+
+    def _check_continuation(self, given: PassInput) -> None:
+        """Tokens after a cache: the next decoding step of the sequences that were begun here, or refused."""
+        same_call = enclosing_generation(self._model) is self._generation
+        seen = self._cache() if self._cache is not None else None
+        known = self._lengths is not None and len(self._lengths) == given.batch and given.past == self._total
+        same_cache = self._cache is None or seen is given.cache
+        if not (known and same_cache and same_call and given.length == 1):
+            raise SteeringError(
+                f"this pass adds {given.length} token(s) to a cache of {given.past} that does not continue the generation "
+                "begun in this steer context, so the prompt's end is unknown: pass prompt_lengths, or start without a cache"
+            )
+
+    def _check_lengths(
+        self, given: PassInput, tokens: Bool[Tensor, "batch total"], lengths: Int[Tensor, " rows"]
+    ) -> Int[Tensor, " batch"]:
+        if len(lengths) != given.batch:
+            raise ValueError(f"prompt_lengths has {len(lengths)} entries, the pass has {given.batch} rows")
+        present = tokens.sum(-1).to("cpu")
+        if given.past == 0 and bool((lengths > present).any()):
+            row = int((lengths > present).nonzero()[0])
+            raise ValueError(f"row {row}: the prompt is said to have {int(lengths[row])} tokens, the row {int(present[row])}")
+        return lengths

@@ -1,0 +1,143 @@
+"""The same tokens with and without steering: what every analysis of a vector's effects looks at."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..data import Prompt
+from ..model.batches import Batch, EncodedExample, collate
+from ..model.bridge import Bridge, HookFunction, context_length, model_name
+from ..model.chat import encode_response
+from ..model.forward import announced, forward, frozen
+from .generation import as_prompts, decode, prepare
+from .hooks import Steer, steer
+
+NOISE = {torch.float32: 1e-6, torch.float16: 5e-5, torch.bfloat16: 2e-3}
+"""dtype -> nats per token: an effect below this is taken for rounding. About thirty times the KL, or more, that vectors too
+small to matter show on the embedded model: 2e-8, 1e-6 and 7e-5."""
+
+
+class Recording(NamedTuple):
+    """One forward pass. Rows are padded on the right; numbers at padding mean nothing."""
+
+    logits: Float[Tensor, "batch pos d_vocab"]
+    """Float32; entry [row, i] predicts token i + 1."""
+    values: dict[str, Tensor]
+    """hook point -> its activation, as the blocks after it see it (edited, if it is edited)."""
+
+
+def encode(
+    model: Bridge,
+    prompts: Prompt | Sequence[Prompt],
+    responses: str | Sequence[str] | None,
+    *,
+    sv: Steer = None,
+    max_new_tokens: int = 32,
+    chat: bool = True,
+    batch_size: int = 16,
+) -> list[EncodedExample]:
+    """Prompts with their responses; `responses=None` takes the greedy ones under `sv`, which may be empty.
+
+    Raises:
+        ValueError: nothing to do, a vector that does not fit, a number of responses that is not that of the prompts, a
+            batch size below 1, or a row longer than the context.
+    """
+    _check_batch_size(batch_size)
+    batch = as_prompts(prompts)
+    rows, edits = prepare(model, batch, sv, max_new_tokens if responses is None else 1, chat)
+    if responses is None:
+        answers: list[list[int]] = []
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0)
+    else:
+        texts = [responses] if isinstance(responses, str) else list(responses)
+        if len(texts) != len(rows):
+            raise ValueError(f"{len(texts)} responses for {len(rows)} prompts: give one per prompt")
+        answers = [encode_response(model, text) for text in texts]
+    examples = [EncodedExample(tuple(p), tuple(r)) for p, r in zip(rows, answers, strict=True)]
+    for number, example in enumerate(examples):
+        if example.length > context_length(model):
+            raise ValueError(
+                f"prompt {number} and its response have {example.length} tokens and exceed the context of "
+                f"{model_name(model)} ({context_length(model)}): shorten them"
+            )
+    return examples
+
+
+def record(model: Bridge, batch: Batch, sv: Steer, names: Sequence[str] = ()) -> Recording:
+    """Logits and the named activations of one pass over prompts and responses, with a vector on or not (None).
+
+    Raises:
+        ValueError: the model has no such hook point.
+    """
+    missing = [name for name in names if name not in model.hook_dict]
+    if missing:
+        raise ValueError(f"{model_name(model)} has no hook point {missing[0]!r}")
+    values: dict[str, Tensor] = {}
+
+    def keep(name: str) -> HookFunction:
+        def keep_value(value: Tensor, hook: Any) -> None:
+            values[name] = value.detach()
+
+        return keep_value
+
+    hooks = [(name, keep(name)) for name in names]
+    # hooks run in the order of their adding: what is kept is what steering has left
+    with torch.no_grad(), frozen(model), announced(model, batch.prompt_mask.sum(-1)), steer(model, sv):
+        logits = forward(model, batch.padded, hooks)
+    return Recording(logits.float(), values)
+
+
+def batches(model: Bridge, examples: Sequence[EncodedExample], batch_size: int) -> list[Batch]:
+    """Examples padded to batches, in order.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+    _check_batch_size(batch_size)
+    return [collate(model, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+
+
+def response_logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
+    """Logits, float32, where the response's tokens of all rows are predicted, row after row; only those are computed."""
+    lengths = batch.prompt_mask.sum(-1)
+    first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
+    with announced(model, lengths), steer(model, sv):
+        logits = forward(model, batch.padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
+    return logits[batch.response_mask[:, first:]].float()
+
+
+def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:
+    """KL(p_steered || p_plain) of next-token distributions given as logits, in nats."""
+    p, q = steered.log_softmax(-1), plain.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def noise(model: Bridge) -> float:
+    """Nats per token: an effect below this is rounding in the model's dtype (see `NOISE`)."""
+    return NOISE.get(model.cfg.dtype, NOISE[torch.float32])
+
+
+def check_effect(model: Bridge, kl: float) -> None:
+    """Raise ValueError if KL(steered || plain), in nats per token, is too small to be divided into shares."""
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    if kl < noise(model):
+        remedy = "use a larger factor" + ("" if dtype == "float32" else ", or load the model with dtype=torch.float32")
+        raise ValueError(
+            f"the vector moves the predictions by {kl:.2g} nats per token, which is rounding in {dtype} (below "
+            f"{noise(model):g}): there is no effect to share out; {remedy}"
+        )
+
+
+def token_index(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Place of each token in its row, padding not counted (-1 at padding)."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)

@@ -1,0 +1,1 @@
+"""The scripts that make the embedded world: tokenizer, model, training, SAE."""

@@ -1,0 +1,1 @@
+"""Training a vector: objectives, settings, parameters, the loop."""

@@ -1,0 +1,364 @@
+"""Training: one loop for any number of vectors, each with its own data (or at its own layer), in shared forward passes.
+
+Joint training of factor and direction is Algorithm 1 of Bao et al. 2026; a fixed factor and factor sampling (Algorithm 2)
+train the direction alone. Rows of a batch carry the index of their vector, and a vector's result does not depend on which
+others are trained beside it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import as_data
+from ..interventions import REFT, edit_tokens, stack
+from ..model.batches import Batch, EncodedExample, encode_data
+from ..model.bridge import Bridge, HookFunction, Hooks, hook_name
+from ..model.forward import frozen
+from ..positions import PositionFunction, position_mask
+from ..reproducibility import generator_for
+from ..steering.hooks import Steer, as_list, check_fits, edits_for_all
+from ..vector import SteeringVector
+from . import scaling
+from .callbacks import Callback, Step
+from .logprobs import objective_logprobs, with_reference
+from .objectives import NULL, REFERENCE, Objective, needs, objective_function, row_losses
+from .parameters import Row, Site
+from .scaling import TrainConfig
+from .setup import Factor, Run, prepare
+
+PASS_TOKENS = 2048
+"""Tokens, padding counted, in one forward and backward pass: it bounds memory; the sums over passes are exact."""
+
+
+class TrainingError(RuntimeError):
+    """Training came to numbers that are not finite; no vector is returned."""
+
+
+@overload
+def train(
+    model: Bridge,
+    data: Any,
+    *,
+    layer: int,
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> SteeringVector: ...
+@overload
+def train(
+    model: Bridge,
+    data: Any,
+    *,
+    layer: Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> list[SteeringVector]: ...
+def train(
+    model: Bridge,
+    data: Any,
+    *,
+    layer: int | Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> SteeringVector | list[SteeringVector]:
+    """Train one steering vector on a frozen model.
+
+    Args:
+        model: a TransformerBridge; it is left as it came.
+        data: `SteeringData`, or anything it can be built from.
+        layer: 0-based block whose output is edited; or several, for one vector at each, trained together.
+        positions: the tokens that are edited; "p2+s2" is PrOSV's choice, "all" the full-sequence vector (FSSV).
+        objective: "lang", "simpo" (the scaled form), "reps", "dpo", "simpo_margin" (plain SimPO), or a function of `Logprobs`.
+            All but "lang" compare with neutral responses, which the data must have.
+        form: "add", "clamp", "null" (its factor is a strength that starts at 1 and moves at `null_factor_lr`), or the ReFT
+            forms "loreft" and "direft" (Wu et al. 2024). The paper has no settings for these: they take the steering
+            vector's, their bias in the role of the factor, and start as a vector that reads nothing.
+        factor: "joint" trains it (Algorithm 1); a number fixes it; a sequence is drawn from at each step (Algorithm 2), and
+            the vector is returned with the sequence's mean as its factor: select one with `select_factor`. A ReFT form
+            trained jointly has factor 1.
+        rank: of the ReFT forms; a steering vector has rank 1.
+        config: None takes the published settings for the positions and objective, transferred to the model's width.
+        init: a vector to start from instead of a random direction and `config.factor_init`; one per layer for several.
+        seed: of the initial direction, the order of the examples and the sampled factors.
+        progress: show a progress bar.
+        callbacks: called with a `Step` after each step.
+
+    Returns:
+        The vector (a list in the order of the layers, if several were asked for; `steer` and `generate` take the list as
+        it is). Its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
+        `direction_norm`, `vector_norm` and the cosines (to the first and the previous direction) are after it; `delta1`,
+        `delta2`, `delta3` are the root mean squares per coordinate of `(d factor) direction`, `factor (d direction)` and
+        `(d factor)(d direction)`, the parts of the vector's update (Bao et al. 2026, Sec. 4). With a ReFT form `bias` takes
+        the part of the factor in these, and `null_factor` is there if it is trained.
+
+    Raises:
+        ValueError, DataError: settings or data that cannot be used, before any work starts.
+        TrainingError: the loss is not finite.
+    """
+    name = getattr(data, "concept", None) or "vector"
+    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
+    runs = prepare(model, {name: as_data(data)}, config=config, init=init, seed=seed, **settings)
+    vectors = _loop(model, runs, progress, callbacks)[name]
+    return vectors if isinstance(layer, Sequence) else vectors[0]
+
+
+@overload
+def train_many(
+    model: Bridge,
+    datasets: Mapping[Any, Any],
+    *,
+    layer: int,
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, SteeringVector]: ...
+@overload
+def train_many(
+    model: Bridge,
+    datasets: Mapping[Any, Any],
+    *,
+    layer: Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, list[SteeringVector]]: ...
+def train_many(
+    model: Bridge,
+    datasets: Mapping[Any, Any],
+    *,
+    layer: int | Sequence[int],
+    positions: str | PositionFunction = "p2+s2",
+    objective: str | Objective = "lang",
+    form: str = "add",
+    factor: Factor = "joint",
+    rank: int = 1,
+    config: TrainConfig | None = None,
+    init: SteeringVector | Sequence[SteeringVector] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, SteeringVector] | dict[str, list[SteeringVector]]:
+    """Train one vector per data set in shared forward passes; each comes out as `train` alone would make it.
+
+    A step takes `config.batch_size` rows of every data set. Arguments and errors as `train`.
+    """
+    if not datasets:
+        raise ValueError("there are no data sets to train on")
+    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
+    listed = {str(name): as_data(data) for name, data in datasets.items()}
+    if len(listed) < len(datasets):
+        raise ValueError(f"two data sets have the same name: {sorted(map(str, datasets))}")
+    trained = _loop(model, prepare(model, listed, config=config, init=init, seed=seed, **settings), progress, callbacks)
+    return trained if isinstance(layer, Sequence) else {name: vectors[0] for name, vectors in trained.items()}
+
+
+def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12) -> float:
+    """Mean objective over the data with a vector on (None = unsteered, a list = together), without training.
+
+    The Null intervention of "reps" acts along the vector's `direction`, whatever the sign of its factor, as in training.
+
+    Raises:
+        ValueError, DataError: as `train`.
+    """
+    function = objective_function(objective)
+    vectors = as_list(sv)
+    for vector in vectors:
+        check_fits(model, vector)
+    needed = needs(function)
+    if NULL in needed and any(vector.form in REFT for vector in vectors):
+        raise ValueError("a ReFT form has no Null intervention, which this objective needs")
+    encoded = encode_data(model, as_data(data), neutral=bool(needed))
+
+    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
+        hooks = []
+        acting = vectors if form is None else [one.replace(form=form, factor=_null_factor(one)) for one in vectors]
+        for edit in edits_for_all(acting):
+            mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
+            hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
+        return hooks
+
+    total = weight = 0.0
+    with torch.no_grad(), frozen(model):
+        if REFERENCE in needed:
+            encoded = with_reference(model, encoded, batch_size)
+        for start in range(0, len(encoded), batch_size):
+            part = encoded[start : start + batch_size]
+            rows = row_losses(function, objective_logprobs(model, part, needed, hooks_for))
+            total += float(rows.loss.double().sum())
+            weight += float(rows.weight.double().sum())
+    return total / weight
+
+
+def _null_factor(sv: SteeringVector) -> float:
+    """Strength of a vector's Null intervention: what was trained, else 1 (the paper's)."""
+    return float(sv.provenance.get("null_factor", 1.0))
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def _loop(
+    model: Bridge, runs: Mapping[str, Run], progress: bool, callbacks: Sequence[Callback]
+) -> dict[str, list[SteeringVector]]:
+    """Adam on every vector at once; a run whose steps are done sits out."""
+    listed = list(runs.items())
+    trained = [(*pair, run.n_steps) for _, run in listed for site in run.sites for pair in site.trained()]
+    optimizer = torch.optim.Adam([{"params": [parameter]} for parameter, _, _ in trained])
+    batches = [run.batches() for _, run in listed]
+    draws = [generator_for(run.seed, "factor") for _, run in listed]
+    bar = tqdm(total=max(run.n_steps for _, run in listed), desc="train", disable=not progress)
+    with bar, frozen(model), torch.enable_grad():
+        for step in range(bar.total):
+            active = [place for place, (_, run) in enumerate(listed) if step < run.n_steps]
+            optimizer.zero_grad(set_to_none=True)
+            chosen = [listed[place][1] for place in active]
+            for place, run in zip(active, chosen, strict=True):
+                _draw_factor(run, draws[place])
+            losses = backward(model, chosen, [next(batches[place]) for place in active])
+            _check_finite(step, losses, [listed[place] for place in active])
+            before = [[site.moment() for site in run.sites] for run in chosen]
+            for group, (_, rate, n_steps) in zip(optimizer.param_groups, trained, strict=True):
+                group["lr"] = rate * scaling.learning_rate_scale(min(step, n_steps), n_steps)
+            norms = [[site.clip() for site in run.sites] for run in chosen]
+            optimizer.step()
+            for place, run, value, old, norm in zip(active, chosen, losses, before, norms, strict=True):
+                rows = run.record(step, value, old, norm)
+                for site, row in zip(run.sites, rows, strict=True):
+                    _tell(callbacks, listed[place][0], run, site, row)
+            bar.update()
+            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", factor=f"{float(chosen[0].sites[0].factor.detach()):.2f}")
+    return {name: run.finish() for name, run in listed}
+
+
+def _tell(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
+    for callback in callbacks:
+        rows = site.moment().directions.cpu()
+        callback(Step(name, run.n_steps, row, site.layer, rows if site.form in REFT else rows[0]))
+
+
+def _draw_factor(run: Run, generator: torch.Generator) -> None:
+    """Factor sampling (Algorithm 2): each step draws one of the given factors."""
+    if len(run.shared.factors) > 1:
+        drawn = int(torch.randint(len(run.shared.factors), (), generator=generator))
+        for site in run.sites:
+            site.factor = torch.tensor(run.shared.factors[drawn], device=site.factor.device)
+
+
+def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedExample]]) -> list[float]:
+    """Gradients of each run's mean loss over its batch; returns the losses.
+
+    Sums go backward pass by pass and are divided by their whole weight at the end, so that accumulation over several
+    passes gives exactly the gradient of one large batch.
+    """
+    config = runs[0].shared.config
+    totals = torch.zeros(2, len(runs), dtype=torch.float64)
+    for part in range(config.accumulate):
+        place = slice(part * config.batch_size, (part + 1) * config.batch_size)
+        rows = [(index, example) for index, batch in enumerate(batches) for example in batch[place]]
+        for some in _by_length(rows):
+            totals += _backward_pass(model, runs, some)
+    for run, weight in zip(runs, totals[1].tolist(), strict=True):
+        for parameter, _ in (pair for site in run.sites for pair in site.trained()):
+            if parameter.grad is not None:
+                parameter.grad /= weight
+    return (totals[0] / totals[1]).tolist()
+
+
+def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tuple[int, EncodedExample]]]:
+    """Rows of like length together, so that little of a pass is padding, and no pass grows with the number of vectors."""
+    some: list[tuple[int, EncodedExample]] = []
+    for row in sorted(rows, key=lambda row: row[1].length):
+        if some and (len(some) + 1) * row[1].length > PASS_TOKENS:
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
+
+
+def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:
+    """A forward and backward pass over rows of (run index, example); summed losses and weights of each run."""
+    shared = runs[0].shared
+    index = torch.tensor([number for number, _ in rows], device=runs[0].sites[0].direction.device)
+
+    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
+        mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
+
+        def hook_at(sites: Sequence[Site]) -> HookFunction:
+            weights = stack([site.weights() if form is None else site.null_weights() for site in sites])
+            by_row = weights.each(lambda tensor: tensor[index[place]])
+
+            def edit(hidden: Tensor, hook: Any) -> Tensor:
+                here = hidden.device
+                return edit_tokens(hidden, mask.to(here), by_row.each(lambda tensor: tensor.to(here)), form or shared.form)
+
+            return edit
+
+        by_layer = zip(*(run.sites for run in runs), strict=True)
+        return [(hook_name(layer), hook_at(sites)) for layer, sites in zip(shared.layers, by_layer, strict=True)]
+
+    needed = needs(shared.objective)
+    logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for)
+    losses = row_losses(shared.objective, logprobs)
+    losses.loss.sum().backward()
+    return _sum_by_run(torch.stack([losses.loss, losses.weight]).detach(), index, len(runs))
+
+
+def _sum_by_run(values: Float[Tensor, "kind batch"], index: Tensor, n_runs: int) -> Float[Tensor, "kind vector"]:
+    member = rearrange(index.cpu(), "batch -> batch 1") == torch.arange(n_runs)
+    return values.double().cpu() @ member.double()
+
+
+def _check_finite(step: int, losses: Sequence[float], runs: Sequence[tuple[str, Run]]) -> None:
+    for value, (name, run) in zip(losses, runs, strict=True):
+        grads = [p.grad for site in run.sites for p, _ in site.trained() if p.grad is not None]
+        if not math.isfinite(value) or not all(bool(grad.isfinite().all()) for grad in grads):
+            site = run.sites[0]
+            raise TrainingError(
+                f"{name}: the loss is {value} with gradients that are not all finite at step {step} of {run.n_steps}, factor "
+                f"{float(site.factor.detach()):.4g}, direction norm {float(site.direction.detach().norm()):.4g}, settings "
+                f"{run.shared.config}: try smaller factor_init and factor_lr"
+            )
