@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 
 from ..evaluation.axbench.results import AxBenchResult
 from ..evaluation.harness.scores import HarnessScores
+from ..evaluation.kl_and_perplexity import SideEffects
 from ..evaluation.pareto import Frontier
 from ..evaluation.scoring import Evaluation
-from ..evaluation.side_effects import SideEffects
 from ..evaluation.suppression_attack import Suppression
 from ..intervals import FEW
 from .scores import SCORE_RANGE

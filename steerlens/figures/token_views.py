@@ -68,7 +68,7 @@ class View:
     """A piece of a page.
 
     In Jupyter a view of heads carries CircuitsVis' script with it, packed to about 0.5 MB, because any output may be cleared or
-    saved without the others; it runs once per page. `steerlens.pages.write_page` puts the script into the page once.
+    saved without the others; it runs once per page. `write_page` (display/html_page.py) puts the script into the page once.
     """
 
     html: str
@@ -76,7 +76,7 @@ class View:
     """Whether CircuitsVis' script is needed."""
 
     def __repr__(self) -> str:
-        return f"<View of {len(self.html)} characters: show it in Jupyter, or write it with steerlens.pages.write_page>"
+        return f"<View of {len(self.html)} characters: show it in Jupyter, or write it with display.html_page.write_page>"
 
     def _repr_html_(self) -> str:
         if not self.heads:

@@ -188,7 +188,7 @@ def test_the_model_is_left_as_it_came(model: Any, sv: Any) -> None:
 CELLS = """
 import torch
 import steerlens
-from steerlens.exploring import explore
+from steerlens import explore
 
 model = steerlens.load_model("terrarium")
 direction = torch.randn(160, generator=torch.Generator().manual_seed(0))
@@ -197,7 +197,7 @@ explore(model, sv, prompt="Describe a fox.", max_new_tokens=10)
 """
 VIEW = """
 import numpy as np
-from steerlens.figures.circuits import view_heads
+from steerlens.figures.token_views import view_heads
 
 view_heads(["a", "b"], np.tril(np.ones((2, 2, 2))))
 """

@@ -156,8 +156,8 @@ def test_a_closed_output_does_not_stop_training(monkeypatch: pytest.MonkeyPatch)
 
 CELL = """
 import time, torch
-from steerlens.live import LiveHistory
-from steerlens.training import Step
+from steerlens import LiveHistory
+from steerlens.training.callbacks import Step
 view = LiveHistory()
 for number in range(5):
     row = {"step": number, "loss": 3.0 - number, "factor": 4.0, "vector_norm": 8.0, "cos_init": 0.5}
