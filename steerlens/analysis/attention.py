@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,17 @@ from ..intervals import LEVEL, RESAMPLES, Estimate, estimate, tails
 from ..model.batches import Batch
 from ..model.bridge import Bridge, attention_pattern_name, check_layer, model_name, n_layers
 from ..model.chat import token_strings
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits
 from ..steering.recording import batches, encode, record
 from .token_groups import GROUPS, token_groups
 from .tokens import edited_tokens
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from ..figures.token_views import View
 
 EDITED = "edited"
 """The group of all edited tokens; "edited <group>" are those of a group of which only a part is edited."""
@@ -32,8 +38,8 @@ LAYERS_ABOVE = 3
 """Layers looked at unless others are asked for."""
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionEffects:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionEffects(Result):
     """Attention between groups of tokens with and without a vector, per layer and head."""
 
     plain: Float[np.ndarray, "prompt layer head query_group key_group"]
@@ -42,8 +48,8 @@ class AttentionEffects:
     change: Float[np.ndarray, "prompt layer head query_group key_group"]
     """Steered minus unsteered mass."""
     groups: tuple[str, ...]
-    """Names along the last two axes. Those of `regions.GROUPS` come first and part the tokens; "edited" and "edited <group>"
-    are made of the same tokens again, where a part of all tokens, or of the group, is edited."""
+    """Names along the last two axes. Those of `token_groups.GROUPS` come first and part the tokens; "edited" and
+    "edited <group>" are made of the same tokens again, where a part of all tokens, or of the group, is edited."""
     edited_share: dict[str, float]
     """group -> share of its tokens, over all prompts, that are edited."""
     layers: tuple[int, ...]
@@ -79,7 +85,7 @@ class AttentionEffects:
 
     def summary(self) -> str:
         """The result in a few sentences."""
-        n, layers = len(self.plain), [self.layers[place] for place in self._after]
+        n, layers = len(self.plain), [self.layers[index] for index in self._after]
         where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
         text = f"attention in {where} over {n} prompt{'s' * (n > 1)}, mean over heads: "
         if not np.nan_to_num(self.change).any():
@@ -93,17 +99,38 @@ class AttentionEffects:
                 parts.append(f"{query} to {key} {before:.3f} unsteered, change {self.mass(query, key)}")
         return f"{text}{'; '.join(parts)}. {self._largest()}"
 
-    def plot(self) -> Any:
-        """Maps of the changes between groups, one per layer, mean over heads, as a plotly figure."""
+    def plot(self, layer: int | None = None) -> "go.Figure":
+        """Maps of the changes between groups: one per layer, mean over heads, or one per head of a layer.
+
+        Raises:
+            ValueError: attention of this layer was not recorded.
+        """
         from ..figures.attention import plot_attention
 
-        return plot_attention(self)
+        if layer is not None and layer not in self.layers:
+            raise ValueError(f"layer {layer} was not recorded; there are {', '.join(map(str, self.layers))}")
+        frame = self.by_layer() if layer is None else self.to_frame().query("layer == @layer")
+        wholly = [group for group, share in self.edited_share.items() if share == 1.0]
+        return plot_attention(frame, len(self.plain), wholly)
+
+    def view(self, most: int = 12) -> "View":
+        """The heads whose attention changes most on the first prompt, from token to token: HTML for Jupyter or a page.
+
+        Args:
+            most: heads shown; fewer where the prompt is so long that a page would not hold them.
+
+        Raises:
+            ValueError: the first prompt is too long to draw even one head.
+        """
+        from ..figures.token_views import view_attention_heads
+
+        return view_attention_heads(self.patterns.numpy(), self.tokens, self.layers, most)
 
     @property
     def _after(self) -> list[int]:
-        """Places of the layers that steering can reach, or of all."""
+        """Indices of the layers that steering can reach, or of all."""
         everything = range(len(self.layers))
-        return [place for place in everything if self.layers[place] > self.edited_layers[0]] or list(everything)
+        return [index for index in everything if self.layers[index] > self.edited_layers[0]] or list(everything)
 
     def _cell(self, masses: np.ndarray, query: str, key: str) -> Float[np.ndarray, " prompt"]:
         for group in (query, key):
@@ -118,16 +145,16 @@ class AttentionEffects:
         frame = self.to_frame()
         frame = frame[~frame["overlaps"] & frame["query_group"].isin(VARYING)]
         top = frame.iloc[int(frame["change"].abs().to_numpy().argmax())]
-        said = Estimate(top["change"], top["change_low"], top["change_high"])
+        largest = Estimate(top["change"], top["change_low"], top["change_high"])
         beyond = int(((frame["change_low"] > 0) | (frame["change_high"] < 0)).sum())
         moved = int(frame["change"].ne(0).sum())
         text = (
             f"Of one head the largest is layer {top['layer']} head {top['head']}, {top['query_group']} to {top['key_group']}: "
         )
         if len(self.plain) == 1:
-            return f"{text}{said}."
+            return f"{text}{largest}."
         return (
-            f"{text}{said}; {beyond} of {moved} changes (heads x group pairs) have an interval without 0, "
+            f"{text}{largest}; {beyond} of {moved} changes (heads x group pairs) have an interval without 0, "
             f"{1 - LEVEL:.0%} would by chance."
         )
 
@@ -160,8 +187,8 @@ def attention_effects(
     """Attention patterns of the steered model minus those of the unsteered one, per head, on the same tokens.
 
     For each prompt the mass from a query group to a key group is the sum over the keys, averaged over the queries. The five
-    groups of `regions.GROUPS` part the tokens, so the masses from a query group to them sum to 1 and their changes to 0. The
-    edited tokens are a group of their own beside them, and cross them where only a part of a group is edited.
+    groups of `token_groups.GROUPS` part the tokens, so the masses from a query group to them sum to 1 and their changes to 0.
+    The edited tokens are a group of their own beside them, and cross them where only a part of a group is edited.
 
     Mass says where a head looks, not what it brings from there. A head that finds nothing to look at rests on BOS, so a
     change towards BOS most often means "does less". With few prompts the intervals are too narrow, and of queries before the
@@ -201,7 +228,7 @@ def attention_effects(
     return AttentionEffects(
         plain=np.stack([row.plain[..., kept, :][..., kept] for row in rows]),
         change=np.stack([row.change[..., kept, :][..., kept] for row in rows]),
-        groups=tuple(ALL_GROUPS[place] for place in kept),
+        groups=tuple(ALL_GROUPS[index] for index in kept),
         edited_share=shares,
         layers=chosen,
         edited_layers=edited_layers,
@@ -230,7 +257,7 @@ def _compare(
 ) -> list[_Row]:
     """Attention with and without the vector, in groups; `keep` the first row's patterns."""
     names = [attention_pattern_name(layer) for layer in layers]
-    steered, plain = (_patterns(record(model, batch, one, names).values, names, model) for one in (sv, None))
+    steered, plain = (_patterns(record(model, batch, vectors, names).values, names, model) for vectors in (sv, None))
     if not bool(torch.isfinite(steered).all()):
         norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
         raise ValueError(
@@ -272,13 +299,13 @@ def _mass(
 
 
 def _present(counts: Float[np.ndarray, " group"]) -> tuple[list[int], dict[str, float]]:
-    """Places in `ALL_GROUPS` of what there is and says something of its own, and the share of each group that is edited."""
+    """Indices in `ALL_GROUPS` of what there is and says something of its own, and the share of each group that is edited."""
     n = len(GROUPS)
     inside, edited = counts[:n], counts[n + 1 :]
     part = (edited > 0) & (edited < inside)
-    some = 0 < counts[n] < inside.sum()
-    kept = np.concatenate([inside > 0, [some], part])
-    shares = {group: float(edited[place] / inside[place]) for place, group in enumerate(GROUPS) if inside[place]}
+    part_of_all = 0 < counts[n] < inside.sum()
+    kept = np.concatenate([inside > 0, [part_of_all], part])
+    shares = {group: float(edited[index] / inside[index]) for index, group in enumerate(GROUPS) if inside[index]}
     return np.flatnonzero(kept).tolist(), shares
 
 

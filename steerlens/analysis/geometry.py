@@ -5,7 +5,7 @@ Everything here is about `vector` = factor * direction, so a negative factor tur
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..intervals import CHANCE, t_quantile
+from ..result import Result
 from ..vector import SteeringVector
 from .random_directions import check_draws, exceeded, random_sets, spectrum, unit_rows
 from .residual_covariance import ResidualStatistics
 from .vector_sets import check_together, listed, named_vectors
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True, eq=False)
-class CosineMap:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CosineMap(Result):
     """Cosines of all pairs of vectors, as they are and without the direction they share, and how random ones compare."""
 
     frame: pd.DataFrame
@@ -67,11 +71,11 @@ class CosineMap:
         centered = int((frame["p_centered_corrected"] < CHANCE).sum())
         return f"{text}; without it the cosine is {_span(frame['cosine_centered'])}, {centered} beyond chance."
 
-    def plot(self) -> Any:
-        """A map of the cosines and one without the shared direction, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """A map of the cosines and one without the shared direction."""
         from ..figures.geometry import plot_cosine_map
 
-        return plot_cosine_map(self)
+        return plot_cosine_map(self.frame, self.null, self.shared, self.shared_random)
 
 
 def cosine_map(
@@ -111,7 +115,7 @@ def cosine_map(
     unit = unit_rows(torch.stack([sv.vector for sv in named.values()]).double())
     plain, centered = _cosines(unit)
     rows, columns = np.triu_indices(len(named), 1)
-    null = _Null(plain.numpy(), centered.numpy())
+    null = _Null(plain.numpy(), centered.numpy(), len(named))
     for draws in random_sets(law, n_random, len(named), seed):
         null.take(draws)
     names = tuple(named)
@@ -148,9 +152,8 @@ class _Tally:
 class _Null:
     """The cosines that were found, among those of random directions."""
 
-    def __init__(self, plain: Float[np.ndarray, " pair"], centered: Float[np.ndarray, " pair"]) -> None:
+    def __init__(self, plain: Float[np.ndarray, " pair"], centered: Float[np.ndarray, " pair"], n_vectors: int) -> None:
         self._cosines = plain, centered
-        n_vectors = round((1 + (1 + 8 * len(plain)) ** 0.5) / 2)
         self.plain, self._centered = _Tally(plain, 0.0), _Tally(centered, -1 / (n_vectors - 1))
         self._meaningful = n_vectors > 2
         self.shares: list[Float[np.ndarray, " draw"]] = []
@@ -187,8 +190,8 @@ def _span(values: pd.Series) -> str:
 # --- seeds --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Result):
     """How much vectors of one concept and method differ between seeds."""
 
     frame: pd.DataFrame
@@ -228,11 +231,11 @@ class Stability:
             f"{words('factor_spread', '.0%')}."
         )
 
-    def plot(self) -> Any:
-        """Cosines between seeds, and their norms and factors, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Cosines between seeds, and their norms and factors."""
         from ..figures.geometry import plot_stability
 
-        return plot_stability(self)
+        return plot_stability(self.frame, self.pairs, self.measures, self.null)
 
 
 def stability(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,16 +14,20 @@ from ..intervals import CHANCE
 from ..model.bridge import Bridge, model_name, n_layers
 from ..model.chat import token_strings
 from ..model.forward import final_readout
+from ..result import Result
 from ..steering.hooks import check_fits
 from .random_directions import check_draws, check_statistics, exceeded, random_rows, spectrum
 from .residual_covariance import ResidualStatistics
 from .vector_sets import Vectors, named_vectors
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 TOKENS_AT_ONCE = 8192
 
 
-@dataclass(frozen=True, eq=False)
-class Readout:
+@dataclass(frozen=True, eq=False, repr=False)
+class Readout(Result):
     """Tokens that vectors promote and suppress through the unembedding."""
 
     frame: pd.DataFrame
@@ -58,11 +62,11 @@ class Readout:
         )
         return f"{name} ({layer}): {'; '.join(sides)} (p corrected for {self.d_vocab} tokens, {self.n_random} draws)."
 
-    def plot(self) -> Any:
-        """Bars of the promoted and suppressed tokens, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Bars of the promoted and suppressed tokens, a panel per vector."""
         from ..figures.geometry import plot_readout
 
-        return plot_readout(self)
+        return plot_readout(self.frame, self.layers, self.n_layers, self.d_vocab, self.null)
 
 
 def readout(
@@ -139,10 +143,10 @@ def _scores(model: Bridge, vectors: Float[Tensor, "vector d_model"], random: Flo
     mean = normed @ unembedding.mean(1, dtype=torch.float32)
     logits, z, largest = [], [], torch.zeros(half, device=normed.device)
     for start in range(0, d_vocab, TOKENS_AT_ONCE):
-        some = normed @ unembedding[:, start : start + TOKENS_AT_ONCE].float() - mean[:, None]
-        spread = some[n : n + half].square().mean(0).sqrt()  # their mean is 0: the law knows no sign
-        scaled = some / spread.where(spread > 0, torch.inf)  # a token that no direction moves
-        logits.append(some[:n])
+        block = normed @ unembedding[:, start : start + TOKENS_AT_ONCE].float() - mean[:, None]
+        spread = block[n : n + half].square().mean(0).sqrt()  # their mean is 0: the law knows no sign
+        scaled = block / spread.where(spread > 0, torch.inf)  # a token that no direction moves
+        logits.append(block[:n])
         z.append(scaled[:n])
         largest = torch.maximum(largest, scaled[n + half :].abs().amax(1))
     return _Scores(torch.cat(logits, 1).cpu(), torch.cat(z, 1).cpu(), largest.cpu().numpy())

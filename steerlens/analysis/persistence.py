@@ -6,7 +6,7 @@ vector of all positions renews its push at every token.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,16 @@ from ..intervals import Estimate, estimate
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge, attention_pattern_name, hook_name, n_layers
 from ..model.chat import token_strings
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import check_fits
 from ..steering.recording import Recording, batches, divergence, encode, record, token_index
 from ..vector import SteeringVector
 from .tokens import check_finite, cosine, edited_tokens
 from .vector_sets import Vectors, named_vectors
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 MEASURES = (
     "kl",
@@ -41,8 +45,8 @@ SHORTEST = 6
 """Response tokens that a prompt needs for its early and late third to be compared."""
 
 
-@dataclass(frozen=True)
-class Drift:
+@dataclass(frozen=True, repr=False)
+class Drift(Result):
     """Effects of one or several vectors by decoding step."""
 
     frame: pd.DataFrame
@@ -72,17 +76,17 @@ class Drift:
         """
         return self.frame.copy()
 
-    def plot(self) -> Any:
-        """KL, relative change, cosine and attention by step; see `figures.tokens.plot_drift`."""
+    def plot(self) -> "go.Figure":
+        """KL, relative change, cosine and attention by step, a colour per vector."""
         from ..figures.tokens import plot_drift
 
-        return plot_drift(self)
+        return plot_drift(self.frame, self.on)
 
     def summary(self) -> str:
         """For each vector, how much of its early effect is left late in the response."""
-        return " ".join(self._said(row) for row in self.lasting.to_dict(orient="records"))
+        return " ".join(self._sentence(row) for row in self.lasting.to_dict(orient="records"))
 
-    def _said(self, row: dict[Any, Any]) -> str:
+    def _sentence(self, row: dict[Any, Any]) -> str:
         if row["n_prompts"] == 0:
             return f"{row['vector']}: no response has {SHORTEST} tokens, too few to compare early with late."
         kl, change = (_of(row, f"late_to_early_{name}") for name in ("kl", "change"))
@@ -146,7 +150,7 @@ def _follow(model: Bridge, sv: SteeringVector, examples: Sequence[EncodedExample
     streams, patterns = _hook_points(model, sv)
     parts, first = [], 0
     for batch in batches(model, examples, batch_size):
-        steered, plain = (record(model, batch, one, [*streams, *patterns]) for one in (sv, None))
+        steered, plain = (record(model, batch, vector, [*streams, *patterns]) for vector in (sv, None))
         edited = edited_tokens([sv], batch)
         columns = dict(zip(MEASURES, _measures(steered, plain, sv, edited, streams, patterns), strict=True))
         check_finite(columns["kl"][batch.token_mask], [sv])
@@ -154,13 +158,13 @@ def _follow(model: Bridge, sv: SteeringVector, examples: Sequence[EncodedExample
         step = token_index(batch.token_mask) - (lengths - 1)
         where = batch.token_mask & (step >= 0) & batch.response_mask.any(-1, keepdim=True)
         rows = where.nonzero()[:, 0] + first
-        place = {
+        index = {
             "prompt": rows.tolist(),
             "step": step[where].tolist(),
             "token": token_strings(model, batch.tokens[where].tolist()),
         }
         values = {name: value[where].tolist() for name, value in columns.items()}
-        parts.append(pd.DataFrame(place | {"edited": edited[where].tolist()} | values))
+        parts.append(pd.DataFrame(index | {"edited": edited[where].tolist()} | values))
         first += len(batch.tokens)
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 

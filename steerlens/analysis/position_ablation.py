@@ -1,13 +1,13 @@
 """Which edited tokens carry a vector's effect: each slot left out, and each slot edited alone.
 
 A slot is a place that the vector edits: `p1` the prompt's first token, `p2` the second, `s1` its last, `s2` the one before, or
-a group of tokens such as "instruction" (see `regions.GROUPS`).
+a group of tokens such as "instruction" (see `token_groups.GROUPS`).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from ..model.batches import Batch, EncodedExample
 from ..model.bridge import Bridge
 from ..model.chat import token_strings
 from ..positions import PositionFunction, PositionSpec, parse_positions, position_mask
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import check_fits
 from ..steering.recording import batches, check_effect, divergence, encode, noise, record, token_index
@@ -28,12 +29,15 @@ from ..vector import SteeringVector
 from .token_groups import GROUPS, token_groups
 from .tokens import check_finite
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 MODES = ("left out", "alone")
 """The vector without this slot, compared with the whole vector; this slot by itself, compared with no vector."""
 
 
-@dataclass(frozen=True)
-class PositionEffects:
+@dataclass(frozen=True, repr=False)
+class PositionEffects(Result):
     """How much of a vector's effect on the response hangs on each slot, over prompts."""
 
     frame: pd.DataFrame
@@ -63,11 +67,11 @@ class PositionEffects:
         """
         return self.frame.copy()
 
-    def plot(self) -> Any:
-        """The shares of each slot, left out and alone; see `figures.tokens.plot_position_effects`."""
+    def plot(self) -> "go.Figure":
+        """The shares of each slot, left out and alone, with their intervals."""
         from ..figures.tokens import plot_position_effects
 
-        return plot_position_effects(self)
+        return plot_position_effects(self.frame, self.kl.value, self.n_prompts, self.n_tokens)
 
     def summary(self) -> str:
         """The slot that matters most, in two sentences."""
@@ -113,8 +117,8 @@ def position_effects(
     Raises:
         TypeError: not one SteeringVector.
         ValueError: slots unknown, or not given where positions are "all", "response" or a function; a vector that does not
-            fit, or whose effect is rounding in the model's dtype (see `recording.NOISE`); no response token; a steered model
-            that overflows; or what `token_effects` refuses.
+            fit, or whose effect is rounding in the model's dtype (see `steering.recording.NOISE`); no response token; a steered
+            model that overflows; or what `token_effects` refuses.
     """
     if not isinstance(sv, SteeringVector):
         raise TypeError(f"position_effects is about one SteeringVector, got {type(sv).__name__}: give them one by one")
@@ -157,9 +161,9 @@ def _slots(positions: str | PositionFunction, slots: Sequence[str] | None) -> li
         return named
     spec = PositionSpec(response=True) if callable(positions) else parse_positions(positions)
     if spec.response:
-        said = "a function" if callable(positions) else repr(positions)
+        given = "a function" if callable(positions) else repr(positions)
         raise ValueError(
-            f"positions are {said}, which has no slots of its own: say what to leave out, such as "
+            f"positions are {given}, which has no slots of its own: say what to leave out, such as "
             'slots=["bos", "instruction", "s1", "response"]'
         )
     if spec.prompt:
@@ -178,13 +182,13 @@ def _slot_mask(
         return mask
     spec = PositionSpec() if callable(positions) else parse_positions(positions)
     side, number = slot[0], int(slot[1:])
-    place = token_index(batch.prompt_mask)
+    index = token_index(batch.prompt_mask)
     length = batch.prompt_mask.sum(-1, keepdim=True)
     if not (spec.prefix or spec.suffix):
-        return batch.prompt_mask & (place == (number - 1 if side == "p" else length - number))
+        return batch.prompt_mask & (index == (number - 1 if side == "p" else length - number))
     if number > (spec.prefix if side == "p" else spec.suffix):
         return torch.zeros_like(batch.token_mask)
-    mask = place == number - 1 if side == "p" else (place == length - number) & (place >= spec.prefix)
+    mask = index == number - 1 if side == "p" else (index == length - number) & (index >= spec.prefix)
     return batch.prompt_mask & mask
 
 
@@ -194,11 +198,19 @@ def _texts(
     """The token that stands in each slot, where it is the same in all prompts."""
     texts: dict[str, str | None] = {}
     for slot in slots:
-        place = None if slot in GROUPS else int(slot[1:]) - 1 if slot[0] == "p" else -int(slot[1:])
-        fits = place is not None and all(-len(e.prompt) <= place < len(e.prompt) for e in examples)
-        ids = {example.prompt[place] for example in examples} if fits and place is not None else set()
+        index = _index(slot)
+        fits = index is not None and all(-len(e.prompt) <= index < len(e.prompt) for e in examples)
+        ids = {example.prompt[index] for example in examples} if fits and index is not None else set()
         texts[slot] = token_strings(model, list(ids))[0] if len(ids) == 1 else None
     return texts
+
+
+def _index(slot: str) -> int | None:
+    """Where a slot stands in a prompt, below 0 counted from its end; None for a group of tokens."""
+    if slot in GROUPS:
+        return None
+    number = int(slot[1:])
+    return number - 1 if slot[0] == "p" else -number
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -11,12 +11,16 @@ from torch import Tensor
 
 from ..data import Prompt, SteeringData
 from ..model.bridge import Bridge, check_layer, hook_name, identity
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.recording import batches, encode, record, token_index
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True)
-class ResidualStatistics:
+
+@dataclass(frozen=True, repr=False)
+class ResidualStatistics(Result):
     """Mean and covariance of the residual stream after one block, over the tokens of some texts."""
 
     mean: Float[Tensor, " d_model"]
@@ -42,11 +46,11 @@ class ResidualStatistics:
         columns = {"component": range(len(share)), "variance": variances.tolist(), "share": share.tolist()}
         return pd.DataFrame(columns | {"cumulative": share.cumsum(0).tolist()})
 
-    def plot(self) -> Any:
-        """Variance share against component; see `figures.features.plot_residual_statistics`."""
+    def plot(self) -> "go.Figure":
+        """Cumulative share of variance against number of components."""
         from ..figures.sae import plot_residual_statistics
 
-        return plot_residual_statistics(self)
+        return plot_residual_statistics(self.to_frame(), self.summary())
 
     def summary(self) -> str:
         """How far from isotropic the residual stream is."""
@@ -89,7 +93,7 @@ def residual_statistics(
     if isinstance(texts, SteeringData):
         if responses is not None:
             raise ValueError("the data have responses of their own: give prompts, or leave responses out")
-        texts, responses = [one.prompt for one in texts], [one.response for one in texts]
+        texts, responses = [example.prompt for example in texts], [example.response for example in texts]
     prompts = as_prompts(texts)
     if responses is None:
         responses = [""] * len(prompts)

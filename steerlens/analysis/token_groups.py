@@ -52,6 +52,9 @@ def _template_lengths(model: Bridge, prompt: Prompt, ids: list[int]) -> tuple[in
     return before, min(after, len(ids) - before)
 
 
-def _shared(one: Sequence[int], two: Sequence[int]) -> int:
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     """Tokens that both begin with."""
-    return next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

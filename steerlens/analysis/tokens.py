@@ -6,10 +6,10 @@ token i - 1, is said to be its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -22,15 +22,21 @@ from ..model.batches import Batch
 from ..model.bridge import Bridge, attention_output_name, hook_name, n_layers
 from ..model.chat import token_strings
 from ..positions import position_mask
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits
 from ..steering.recording import Recording, batches, divergence, encode, record
 from ..vector import SteeringVector
 from .token_groups import token_groups
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True)
-class TokenEffects:
+    from ..figures.token_views import View
+
+
+@dataclass(frozen=True, repr=False)
+class TokenEffects(Result):
     """The effects of steering on fixed tokens: three tables whose rows are named by `row` (prompt) and `position` (token)."""
 
     tokens: pd.DataFrame
@@ -56,8 +62,8 @@ class TokenEffects:
         """One row per token of prompt and response.
 
         Columns: row (prompt), position (0-based, padding not counted), token_id, token (text), group (see
-        `regions.GROUPS`), edited; logprob_change, logprob_steered, logprob_plain of this token, predicted at the one before
-        (nats; NaN for the first); and of the prediction made at this token: next_token (missing for the last), kl =
+        `token_groups.GROUPS`), edited; logprob_change, logprob_steered, logprob_plain of this token, predicted at the one
+        before (nats; NaN for the first); and of the prediction made at this token: next_token (missing for the last), kl =
         KL(p_steered || p_plain) and entropy_steered, entropy_plain (nats), promoted and suppressed (the tokens whose
         probability rose and fell most, as text with both probabilities; "" where nothing changed).
         """
@@ -78,20 +84,38 @@ class TokenEffects:
         p_steered."""
         return self.predictions.copy()
 
-    def plot(self, row: int = 0, of: str = "residual") -> Any:
-        """KL at each token above a map of layers and tokens; see `figures.tokens.plot_token_effects`."""
+    def plot(self, row: int = 0, of: str = "residual") -> "go.Figure":
+        """KL at each token above a map of layers and tokens.
+
+        Args:
+            row: which prompt.
+            of: "residual" (relative change of the residual stream) or "attention" (change of what attention adds).
+
+        Raises:
+            ValueError: no such row or map.
+        """
         from ..figures.tokens import plot_token_effects
 
-        return plot_token_effects(self, row, of)
+        return plot_token_effects(self.tokens, self.layers, self.predictions, row, of)
+
+    def view(self, row: int = 0) -> "View":
+        """A prompt and its response, each token coloured by the change of its log-probability: HTML for Jupyter or a page.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        from ..figures.token_views import view_token_effects
+
+        return view_token_effects(self.tokens, row)
 
     def summary(self) -> str:
         """The effects in two sentences."""
         predicting = self._predicting()
         n_prompts = predicting["row"].nunique()
         n_edited, where = int(self.tokens["edited"].sum()), ", ".join(map(str, self.edited_layers))
-        said = f"{n_edited} of {len(self.tokens)} tokens are edited, at layer {where}."
+        edited = f"{n_edited} of {len(self.tokens)} tokens are edited, at layer {where}."
         if predicting.empty:
-            return f"No response has a token, so there is no prediction to compare. {said}"
+            return f"No response has a token, so there is no prediction to compare. {edited}"
         most = predicting.iloc[int(predicting["kl"].argmax())]
         last = self.layers[self.layers["layer"] == self.layers["layer"].max()]
         keys = ["row", "position"]
@@ -101,7 +125,7 @@ class TokenEffects:
         return (
             f"KL(steered || plain) is {self.kl} nats per response token over {len(predicting)} tokens of {n_prompts} "
             f"prompt(s), at most {most['kl']:.3g} where {most['next_token']!r} is predicted (row {most['row']}, position "
-            f"{most['position']}). {said}{'' if math.isnan(spread) else moved}"
+            f"{most['position']}). {edited}{'' if math.isnan(spread) else moved}"
         )
 
     def _predicting(self) -> pd.DataFrame:
@@ -149,29 +173,12 @@ def token_effects(
         check_fits(model, vector)
     prompts = as_prompts(prompt)
     examples = encode(model, prompts, response, sv=sv, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
-    groups = [token_groups(model, one, example, chat) for one, example in zip(prompts, examples, strict=True)]
-    names = [name(layer) for layer in range(n_layers(model)) for name in (hook_name, attention_output_name)]
-    direction = vectors[0].vector if len(vectors) == 1 else None
-    edited_layers = tuple(sorted({vector.layer for vector in vectors}))
+    groups = [token_groups(model, prompt, example, chat) for prompt, example in zip(prompts, examples, strict=True)]
     parts: list[_Row] = []
     for batch in batches(model, examples, batch_size):
-        steered, plain = record(model, batch, vectors, names), record(model, batch, None, names)
-        edited = edited_tokens(vectors, batch)
-        at_layer = {layer: edited_tokens([v for v in vectors if v.layer == layer], batch) for layer in edited_layers}
-        for place, length in enumerate(batch.token_mask.sum(-1).tolist()):
-            here = place, slice(length)
-            tokens, changed = _token_frame(model, steered.logits[here], plain.logits[here], batch.tokens[here], top)
-            check_finite(tokens["kl"].to_list(), vectors)
-            tokens.insert(3, "group", groups[len(parts)])
-            tokens.insert(4, "edited", edited[here].tolist())
-            layers = _layer_frame(_only(steered, here), _only(plain, here), direction, n_layers(model))
-            layers.insert(2, "token", tokens["token"].to_list() * n_layers(model))
-            nowhere = [False] * length
-            marks = [at_layer[layer][here].tolist() if layer in at_layer else nowhere for layer in range(n_layers(model))]
-            layers.insert(3, "edited", list(chain.from_iterable(marks)))
-            parts.append(_Row(tokens, layers, changed))
-    frames = (_joined(some) for some in zip(*parts, strict=True))
-    return TokenEffects(*frames, edited_layers=edited_layers)
+        parts += _compare(model, vectors, batch, groups[len(parts) : len(parts) + len(batch.tokens)], top)
+    tokens, layers, predictions = (_joined(frames) for frames in zip(*parts, strict=True))
+    return TokenEffects(tokens, layers, predictions, tuple(sorted({vector.layer for vector in vectors})))
 
 
 class _Row(NamedTuple):
@@ -180,6 +187,29 @@ class _Row(NamedTuple):
     tokens: pd.DataFrame
     layers: pd.DataFrame
     predictions: pd.DataFrame
+
+
+def _compare(
+    model: Bridge, vectors: Sequence[SteeringVector], batch: Batch, groups: Sequence[list[str]], top: int
+) -> Iterator[_Row]:
+    """The frames of each prompt of a batch."""
+    names = [name(layer) for layer in range(n_layers(model)) for name in (hook_name, attention_output_name)]
+    direction = vectors[0].vector if len(vectors) == 1 else None
+    steered, plain = record(model, batch, vectors, names), record(model, batch, None, names)
+    edited = edited_tokens(vectors, batch)
+    at_layer = {layer: edited_tokens([v for v in vectors if v.layer == layer], batch) for layer in {v.layer for v in vectors}}
+    for row, length in enumerate(batch.token_mask.sum(-1).tolist()):
+        here = row, slice(length)
+        tokens, changed = _token_frame(model, steered.logits[here], plain.logits[here], batch.tokens[here], top)
+        check_finite(tokens["kl"].to_list(), vectors)
+        tokens.insert(3, "group", groups[row])
+        tokens.insert(4, "edited", edited[here].tolist())
+        layers = _layer_frame(_only(steered, here), _only(plain, here), direction, n_layers(model))
+        layers.insert(2, "token", tokens["token"].to_list() * n_layers(model))
+        nowhere = [False] * length
+        marks = [at_layer[layer][here].tolist() if layer in at_layer else nowhere for layer in range(n_layers(model))]
+        layers.insert(3, "edited", list(chain.from_iterable(marks)))
+        yield _Row(tokens, layers, changed)
 
 
 def edited_tokens(vectors: Sequence[SteeringVector], batch: Batch) -> Bool[Tensor, "batch pos"]:
@@ -251,9 +281,9 @@ def _changed(model: Bridge, p: Float[Tensor, "pos d_vocab"], q: Float[Tensor, "p
 def _in_words(changed: pd.DataFrame, kind: str, length: int) -> list[str]:
     """At each position the changed tokens of one kind, such as "' fox' 0.01→0.4"."""
     words: list[list[str]] = [[] for _ in range(length)]
-    for one in changed[changed["kind"] == kind].to_dict("records"):
-        words[int(one["position"])].append(f"{one['token']!r} {one['p_plain']:.2g}→{one['p_steered']:.2g}")
-    return [", ".join(some) for some in words]
+    for row in changed[changed["kind"] == kind].to_dict("records"):
+        words[int(row["position"])].append(f"{row['token']!r} {row['p_plain']:.2g}→{row['p_steered']:.2g}")
+    return [", ".join(tokens) for tokens in words]
 
 
 def _layer_frame(
@@ -271,8 +301,8 @@ def _layer_frame(
             "cosine": along,
             "attention_change_norm": (steered[attention] - plain[attention]).norm(dim=-1),
         }
-        place = {"layer": layer, "position": range(len(norm))}
-        parts.append(pd.DataFrame(place | {name: values.tolist() for name, values in columns.items()}))
+        index = {"layer": layer, "position": range(len(norm))}
+        parts.append(pd.DataFrame(index | {name: values.tolist() for name, values in columns.items()}))
     return pd.concat(parts, ignore_index=True)
 
 

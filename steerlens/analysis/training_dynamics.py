@@ -7,7 +7,7 @@ themselves: a `DirectionRecorder` given to `train` keeps them.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,13 @@ import torch
 from jaxtyping import Float
 
 from ..intervals import t_quantile
+from ..result import Result
 from ..training.callbacks import DirectionRecorder
 from ..vector import SteeringVector
 from .vector_sets import Vectors, named_vectors
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 DELTAS = ("delta1", "delta2", "delta3")
 SHARES = ("share1", "share2", "share3")
@@ -49,18 +53,18 @@ class Ending:
         """In words; the learning rates end at 0 in any case, so standing still is no proof of having arrived."""
         if math.isnan(self.fall):
             return f"{self.steps} steps are too few to say whether it had settled"
-        said = "had settled as far as its batches can tell"
+        ended = "had settled as far as its batches can tell"
         if abs(self.fall) > self.fall_error:
-            said = "was still falling at the end" if self.fall > 0 else "was rising at the end"
+            ended = "was still falling at the end" if self.fall > 0 else "was rising at the end"
         return (
-            f"the loss {said} (it changed by {-self.fall:+.3g} ± {self.fall_error:.2g}, 95 %, from the last but one tenth of "
+            f"the loss {ended} (it changed by {-self.fall:+.3g} ± {self.fall_error:.2g}, 95 %, from the last but one tenth of "
             f"the steps to the last, in which the factor moved by {100 * self.factor_change:.1f} % and the norm by "
             f"{100 * self.norm_change:.1f} %)"
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Dynamics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dynamics(Result):
     """Training, step by step, of one vector or several."""
 
     frame: pd.DataFrame
@@ -89,8 +93,8 @@ class Dynamics:
         """How each vector's training ended."""
         return [_ending(name, part) for name, part in self.histories().items()]
 
-    def plot(self, what: Literal["history", "updates", "path"] = "history") -> Any:
-        """A plotly figure: loss, factor, norm and cosines; or the updates' parts; or factor against direction norm.
+    def plot(self, what: Literal["history", "updates", "path"] = "history") -> "go.Figure":
+        """Loss, factor, norm and cosines; or the updates' parts; or factor against direction norm.
 
         Raises:
             ValueError: another name than "history", "updates" or "path".
@@ -104,22 +108,19 @@ class Dynamics:
 
     def summary(self) -> str:
         """Where factor, norm and direction of each vector went, by which part of the updates, and whether it had settled."""
-        told = []
+        sentences = []
         for (name, part), ending in zip(self.histories().items(), self.endings(), strict=True):
             first, last = part.iloc[0], part.iloc[-1]
             shares = " / ".join(f"{100 * part[share].mean():.0f}" for share in SHARES)
-            told.append(
+            sentences.append(
                 f"{name}, {ending.steps} steps: factor {first['factor']:.4g} to {last['factor']:.4g}, norm "
                 f"{first['vector_norm']:.4g} to {last['vector_norm']:.4g}, direction turned by {last['turned']:.0f} degrees; "
                 f"updates by the factor's move / the direction's / both together: {shares} %; {ending.verdict}."
             )
-        return " ".join(told)
+        return " ".join(sentences)
 
 
-def dynamics(
-    vectors: Vectors,
-    recorder: DirectionRecorder | None = None,
-) -> Dynamics:
+def dynamics(vectors: Vectors, recorder: DirectionRecorder | None = None) -> Dynamics:
     """Read the training of one vector, of several by name, or of one at each of several layers.
 
     Values are those after each step, but the loss is that of the step's batch before it (Bao et al. 2026, Sec. 4, for

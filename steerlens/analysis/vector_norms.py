@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from ..intervals import LEVEL, RESAMPLES
+from ..result import Result
 from ..vector import SteeringVector
 from .random_directions import check_statistics
 from .residual_covariance import ResidualStatistics
 from .vector_sets import by_name, check_together, named_vectors
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 MEASURES = ("factor_size", "direction_norm", "norm", "relative_norm")
 
 
-@dataclass(frozen=True, eq=False)
-class Sizes:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sizes(Result):
     """Factor and norms of vectors, by group."""
 
     frame: pd.DataFrame
@@ -54,11 +58,11 @@ class Sizes:
             sentences.append(f"{group} ({n} vector{'s' * (n > 1)}): median {', '.join(parts)}{turned}.")
         return f"{' '.join(sentences)} Brackets: 95 % interval of the median over vectors."
 
-    def plot(self) -> Any:
-        """A dot per vector and a box per group, for each measure, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """A dot per vector and a box per group, for each measure."""
         from ..figures.geometry import plot_sizes
 
-        return plot_sizes(self)
+        return plot_sizes(self.frame)
 
 
 _WORDS = {

@@ -75,9 +75,9 @@ def check_together(named: Mapping[str, SteeringVector], *fields: str) -> None:
     """
     seen: dict[str, tuple[str, Any]] = {}
     for name, sv in named.items():
-        place = {"width": sv.d_model, "layer": sv.layer, "model": sv.model_name}
-        place["weight processing"] = sv.provenance.get("weight_processing")
-        for field, value in (place | {field: getattr(sv, field) for field in fields}).items():
+        common = {"width": sv.d_model, "layer": sv.layer, "model": sv.model_name}
+        common["weight processing"] = sv.provenance.get("weight_processing")
+        for field, value in (common | {field: getattr(sv, field) for field in fields}).items():
             first, other = seen.setdefault(field, (name, value)) if value is not None else (name, None)
             if value is not None and value != other:
                 raise ValueError(

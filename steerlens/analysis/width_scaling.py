@@ -13,7 +13,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,13 @@ from ..intervals import t_quantile
 from ..model.batches import encode_data
 from ..model.bridge import Bridge, hook_name, load_model
 from ..positions import PositionFunction
+from ..result import Result
 from ..steering.recording import batches, record
 from ..training.loop import train
 from ..training.scaling import TrainConfig
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 WIDTHS = (64, 128, 256, 512, 1024)
 HEAD = 32
@@ -91,8 +95,8 @@ UNIT_FACTOR = Scaling(
 SETTINGS = (PAPER, CONSTANT_RATES, UNIT_FACTOR)
 
 
-@dataclass(frozen=True, eq=False)
-class CoordinateCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class CoordinateCheck(Result):
     """Sizes of updates and feature in training, width by width."""
 
     rows: pd.DataFrame
@@ -103,7 +107,7 @@ class CoordinateCheck:
     """One row per width and seed: root mean squares of the unsteered model's residual stream where it is edited (per
     coordinate) and of its logits. The theory asks for models in which neither grows or shrinks with the width."""
     reference: int
-    """The width at which sizes are told."""
+    """The width at which the summary gives sizes."""
 
     def to_frame(self) -> pd.DataFrame:
         """Columns setting, width, seed, step, quantity, value, as in `rows`."""
@@ -128,8 +132,8 @@ class CoordinateCheck:
             rows.append({"setting": setting, "quantity": quantity, **fit, "runs": len(part)})
         return pd.DataFrame(rows)
 
-    def plot(self) -> Any:
-        """Size against width on log axes, a panel per quantity and a line per setting, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Size against width on log axes, a panel per quantity and a line per setting."""
         from ..figures.width_scaling import plot_coordinate_check
 
         return plot_coordinate_check(self.sizes(), self.slopes())
@@ -140,11 +144,11 @@ class CoordinateCheck:
         steps = self.rows["step"].nunique()
         text = [f"Widths {', '.join(map(str, widths))}, {seeds} seed(s), {steps} steps; slope of log size against log width."]
         for setting, part in self.slopes().groupby("setting", sort=False):
-            told = [
+            sizes = [
                 f"{row.quantity} {row.slope:+.2f} [{row.low:+.2f}, {row.high:+.2f}] (size {row.size_at:.3g})"
                 for row in part.rename(columns={"size": "size_at"}).itertuples()
             ]
-            text.append(f"{setting}: {', '.join(told)}.")
+            text.append(f"{setting}: {', '.join(sizes)}.")
         return " ".join(text) + f" Brackets: 95 % intervals; sizes are those at width {self.reference}."
 
 
@@ -177,7 +181,7 @@ def coordinate_check(
         ValueError: widths, settings, steps or seeds of which no slope can be made.
         TrainingError: a loss is not finite.
     """
-    listed = SETTINGS if settings is None else (settings,) if isinstance(settings, Scaling) else tuple(settings)
+    listed = _listed(settings)
     _check(widths, listed, steps, seeds)
     rows, models = [], []
     with tqdm(total=len(widths) * len(seeds) * len(listed), desc="widths", disable=not progress) as bar:
@@ -194,6 +198,12 @@ def coordinate_check(
                     bar.update()
     reference = min(widths, key=lambda width: abs(math.log(width / TUNED_AT)))
     return CoordinateCheck(pd.DataFrame(rows), pd.DataFrame(models), reference)
+
+
+def _listed(settings: Scaling | Sequence[Scaling] | None) -> tuple[Scaling, ...]:
+    if settings is None:
+        return SETTINGS
+    return (settings,) if isinstance(settings, Scaling) else tuple(settings)
 
 
 def _check(widths: Sequence[int], settings: Sequence[Scaling], steps: int, seeds: Sequence[int]) -> None:

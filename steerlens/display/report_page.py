@@ -26,7 +26,6 @@ from ..analysis import (
 from ..analysis.vector_sets import by_name
 from ..data import Prompt
 from ..evaluation.scoring import Evaluation
-from ..figures.token_views import view_attention_heads, view_token_effects
 from ..files import write_atomically
 from ..model.bridge import Bridge
 from ..steering.generation import as_prompts, generate, prepare
@@ -249,7 +248,7 @@ def _text(prompt: Prompt) -> str:
 def _tokens(given: Given) -> list[Part]:
     def make(sv: SteeringVector) -> list[Part]:
         result = token_effects(given.model, sv, given.prompts, **given.text)
-        return [result.summary(), view_token_effects(result), result.plot()]
+        return [result.summary(), result.view(), result.plot()]
 
     return _each(given, make)
 
@@ -270,7 +269,7 @@ def _drift(given: Given) -> list[Part]:
 def _attention(given: Given) -> list[Part]:
     def make(sv: SteeringVector) -> list[Part]:
         result = attention_effects(given.model, sv, given.prompts, **given.text, seed=given.seed)
-        return [result.summary(), result.plot(), view_attention_heads(result)]
+        return [result.summary(), result.plot(), result.view()]
 
     return _each(given, make)
 

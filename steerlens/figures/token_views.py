@@ -18,11 +18,10 @@ from importlib.resources import files
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from plotly.colors import sample_colorscale
 
-from ..analysis.attention import AttentionEffects
-from ..analysis.tokens import TokenEffects
 from .style import DIVERGING
 
 NEGATIVE, POSITIVE = "rgb(33,102,172)", "rgb(178,24,43)"
@@ -33,7 +32,6 @@ DARK = 0.55
 """Share of the scale from which the background asks for white letters."""
 MOST_NUMBERS = 250_000
 """Largest number of attention changes in one view, about 1.5 MB of page."""
-MOST_HEADS = 12
 SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\ufeff": "␣", "\u200b": "␣"}
 
 UNPACK = """window.steerlensRun ||= async packed => {
@@ -68,7 +66,8 @@ class View:
     """A piece of a page.
 
     In Jupyter a view of heads carries CircuitsVis' script with it, packed to about 0.5 MB, because any output may be cleared or
-    saved without the others; it runs once per page. `write_page` (display/html_page.py) puts the script into the page once.
+    saved without the others; it runs once per page. `steerlens.display.html_page.write_page` puts the script into the page
+    once.
     """
 
     html: str
@@ -76,7 +75,8 @@ class View:
     """Whether CircuitsVis' script is needed."""
 
     def __repr__(self) -> str:
-        return f"<View of {len(self.html)} characters: show it in Jupyter, or write it with display.html_page.write_page>"
+        writer = "steerlens.display.html_page.write_page"
+        return f"<View of {len(self.html)} characters: show it in Jupyter, or write it with {writer}>"
 
     def _repr_html_(self) -> str:
         if not self.heads:
@@ -185,46 +185,54 @@ def view_heads(
     return View(_framed(title, note, body + _scale(unit, limit, (NEGATIVE, "#fff", POSITIVE))), heads=True)
 
 
-def view_token_effects(effects: TokenEffects, row: int = 0) -> View:
+def view_token_effects(tokens: pd.DataFrame, row: int = 0) -> View:
     """A prompt and its response, coloured by the change of each token's log-probability.
+
+    Args:
+        tokens: one row per token, as `TokenEffects.tokens`: row (prompt), token, group, edited, logprob_change and kl.
+        row: which prompt.
 
     Raises:
         ValueError: there is no such row.
     """
-    frame = effects.to_frame().query("row == @row")
+    frame = tokens[tokens["row"] == row]
     if frame.empty:
-        raise ValueError(f"there is no row {row}: the result has {effects.n_prompts}, counted from 0")
+        raise ValueError(f"there is no row {row}: the result has {tokens['row'].nunique()}, counted from 0")
     edited = np.where(frame["edited"], "edited; ", "")
-    said = zip(edited, frame["group"], frame["kl"], strict=True)
+    details = zip(edited, frame["group"], frame["kl"], strict=True)
     return view_tokens(
         frame["token"].tolist(),
         frame["logprob_change"].tolist(),
         f"Prompt {row} and its response",
         "Red: the vector makes this token more likely where it stands; blue: less. Edited tokens are marked under the pointer.",
         "nats: log-probability, steered minus unsteered",
-        hover=[f"{mark}{group}\nKL of the next prediction: {kl:.3g} nats" for mark, group, kl in said],
+        hover=[f"{mark}{group}\nKL of the next prediction: {kl:.3g} nats" for mark, group, kl in details],
     )
 
 
-def view_attention_heads(effects: AttentionEffects, most: int = MOST_HEADS) -> View:
-    """The heads whose attention changes most on the first prompt, steered minus unsteered.
+def view_attention_heads(
+    patterns: Float[np.ndarray, "layer head query key"], tokens: Sequence[str], layers: Sequence[int], most: int
+) -> View:
+    """The heads whose attention changes most on one prompt, steered minus unsteered.
 
     Args:
+        patterns: steered minus unsteered probabilities, -1 to 1.
+        tokens: of the prompt and its response, as they read on their own.
+        layers: numbers of the layers, for the names of the heads.
         most: heads shown; fewer where the prompt is so long that a page would not hold them.
 
     Raises:
-        ValueError: the first prompt is too long to draw even one head.
+        ValueError: the prompt is too long to draw even one head.
     """
-    patterns = np.asarray(effects.patterns)
     heads, length = patterns.shape[1], patterns.shape[-1]
     if length**2 > MOST_NUMBERS:
         raise ValueError(f"the first prompt and its response have {length} tokens, too many to draw: put a shorter one first")
     flat = patterns.reshape(-1, length, length)
-    names = [f"{layer}.{head}" for layer in effects.layers for head in range(heads)]
+    names = [f"{layer}.{head}" for layer in layers for head in range(heads)]
     kept = min(most, MOST_NUMBERS // length**2, len(names))
     order = np.argsort(-np.abs(flat).sum((1, 2)), kind="stable")[:kept]
     return view_heads(
-        effects.tokens,
+        tokens,
         flat[order],
         [names[index] for index in order],
         f"Heads on the first prompt (layer.head), the {kept} of {len(names)} that change most",
@@ -247,9 +255,9 @@ def _limit(numbers: Float[np.ndarray, "..."], limit: float | None) -> float:
     return float(limit)
 
 
-def _colors(places: Sequence[float] | int) -> list[str]:
-    """Of the diverging scale, at places from 0 to 1 or at so many of them."""
-    return [str(color) for color in sample_colorscale(DIVERGING, places)]
+def _colors(points: Sequence[float] | int) -> list[str]:
+    """Of the diverging scale, at points from 0 to 1 or at so many of them."""
+    return [str(color) for color in sample_colorscale(DIVERGING, points)]
 
 
 def _token(token: str, value: float, more: str, unit: str, limit: float) -> str:
@@ -258,10 +266,10 @@ def _token(token: str, value: float, more: str, unit: str, limit: float) -> str:
     share = max(-1.0, min(1.0, value / limit)) if known else 0.0
     background = _colors([(share + 1) / 2])[0] if known else UNKNOWN
     color = "#fff" if abs(share) > DARK else "#1a1a1a"
-    said = f"{visible(token)}\n{f'{value:+.3g} {unit}' if known else 'unknown'}\n{more}".strip()
+    hover = f"{visible(token)}\n{f'{value:+.3g} {unit}' if known else 'unknown'}\n{more}".strip()
     look = f"background:{background};color:{color};padding:2px 0;border-radius:2px;outline:1px solid #e4e4e4"
     line_end = "<br>" * token.count("\n")
-    return f'<span class="token" style="{look}" title="{html.escape(said)}">{html.escape(visible(token))}</span>{line_end}'
+    return f'<span class="token" style="{look}" title="{html.escape(hover)}">{html.escape(visible(token))}</span>{line_end}'
 
 
 def _scale(unit: str, limit: float, colors: Sequence[str], unknown: bool = False) -> str:

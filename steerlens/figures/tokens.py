@@ -1,6 +1,6 @@
 """What a vector does token by token: along one text, slot by slot, and step by step of decoding."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,6 @@ from plotly.subplots import make_subplots
 
 from .style import COLORS, GREY, LEGEND_BELOW, SEQUENTIAL, curve, finish, label, line_look
 from .token_views import visible
-
-if TYPE_CHECKING:
-    from ..analysis.persistence import Drift
-    from ..analysis.position_ablation import PositionEffects
-    from ..analysis.tokens import TokenEffects
 
 GROUP_COLORS = {
     "bos": COLORS[6],
@@ -42,11 +37,13 @@ def shown(token: str) -> str:
     return label(visible(token).replace(" ", "·") or "∅")
 
 
-def plot_token_effects(effects: "TokenEffects", row: int = 0, of: str = "residual") -> go.Figure:
+def plot_token_effects(
+    tokens: pd.DataFrame, layers: pd.DataFrame, predictions: pd.DataFrame, row: int = 0, of: str = "residual"
+) -> go.Figure:
     """KL of the prediction made at each token, above a map of layers and tokens.
 
     Args:
-        effects: of `token_effects`.
+        tokens, layers, predictions: the three tables of `TokenEffects`, of one prompt or several.
         row: which prompt.
         of: "residual" (relative change of the residual stream) or "attention" (change of what attention adds).
 
@@ -55,11 +52,11 @@ def plot_token_effects(effects: "TokenEffects", row: int = 0, of: str = "residua
     """
     if of not in MAPS:
         raise ValueError(f"of is {of!r}; use {' or '.join(map(repr, MAPS))}")
-    frames = (effects.tokens, effects.layers, effects.predictions)
-    tokens, layers, predictions = (frame[frame["row"] == row] for frame in frames)
+    n_prompts = tokens["row"].nunique()
+    tokens, layers, predictions = (frame[frame["row"] == row] for frame in (tokens, layers, predictions))
     if tokens.empty:
-        raise ValueError(f"row {row} does not exist: the effects are those of {effects.n_prompts} prompts, counted from 0")
-    column, said, unit = MAPS[of]
+        raise ValueError(f"row {row} does not exist: the effects are those of {n_prompts} prompts, counted from 0")
+    column, meaning, unit = MAPS[of]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.34, 0.66], vertical_spacing=0.04)
     figure.add_traces(_kl_bars(tokens, predictions), rows=1, cols=1)
     figure.add_trace(_layer_map(layers, column, unit, tokens.loc[~tokens["edited"], "position"]), row=2, col=1)
@@ -80,7 +77,7 @@ def plot_token_effects(effects: "TokenEffects", row: int = 0, of: str = "residua
     spread = "What unedited tokens show was brought there by attention; the colours end at the largest of theirs."
     note = (
         "A bar is the prediction made at its token, of the token to its right; text is generated from the last prompt token's "
-        f"on. Map: {said}; blank = exactly none. {'' if tokens['edited'].all() else spread}"
+        f"on. Map: {meaning}; blank = exactly none. {'' if tokens['edited'].all() else spread}"
     )
     return finish(figure, "What the vector changes, token by token", note, height=680, legend=LEGEND_BELOW, barmode="overlay")
 
@@ -99,10 +96,10 @@ def _kl_bars(tokens: pd.DataFrame, predictions: pd.DataFrame) -> list[go.Bar]:
             [
                 shown(own),
                 shown(following) if isinstance(following, str) else "the end",
-                *(some.get(place, "none") for some in words.values()),
+                *(lines.get(position, "none") for lines in words.values()),
                 change,
             ]
-            for place, own, following, change in columns
+            for position, own, following, change in columns
         ]
         settings = {"customdata": here, "hovertemplate": hover, "marker": {"color": GROUP_COLORS[str(group)]}}
         bars.append(go.Bar(x=part["position"], y=part["kl"], name=str(group), **settings))
@@ -112,9 +109,10 @@ def _kl_bars(tokens: pd.DataFrame, predictions: pd.DataFrame) -> list[go.Bar]:
 def _in_lines(predictions: pd.DataFrame) -> dict[int, str]:
     """position -> its changed tokens with both probabilities, a line each."""
     lines: dict[int, list[str]] = {}
-    for place, token, p_plain, p_steered in predictions[["position", "token", "p_plain", "p_steered"]].itertuples(index=False):
-        lines.setdefault(place, []).append(f"{shown(token)} {p_plain:.2g} to {p_steered:.2g}")
-    return {place: "<br>   ".join(some) for place, some in lines.items()}
+    columns = predictions[["position", "token", "p_plain", "p_steered"]]
+    for position, token, p_plain, p_steered in columns.itertuples(index=False):
+        lines.setdefault(position, []).append(f"{shown(token)} {p_plain:.2g} to {p_steered:.2g}")
+    return {position: "<br>   ".join(texts) for position, texts in lines.items()}
 
 
 def _layer_map(layers: pd.DataFrame, column: str, unit: str, unedited: "pd.Series[int]") -> go.Heatmap:
@@ -130,10 +128,16 @@ def _layer_map(layers: pd.DataFrame, column: str, unit: str, unedited: "pd.Serie
     return go.Heatmap(z=table.where(table > 0), x=table.columns, y=table.index, **settings)
 
 
-def plot_position_effects(effects: "PositionEffects") -> go.Figure:
-    """The share of the whole effect that goes with each slot, and that it has alone, with their intervals."""
+def plot_position_effects(frame: pd.DataFrame, kl: float, n_prompts: int, n_tokens: int) -> go.Figure:
+    """The share of the whole effect that goes with each slot, and that it has alone, with their intervals.
+
+    Args:
+        frame: one row per slot and mode ("left out", "alone"), as `PositionEffects.frame`: slot, token, mode, n_edited, kl,
+            logprob, kl_share, kl_share_low and kl_share_high.
+        kl: of the whole vector, nats per response token.
+        n_prompts, n_tokens: over which it was measured; the tokens are those of responses.
+    """
     figure = go.Figure()
-    frame = effects.frame
     tokens = frame.drop_duplicates("slot")[["slot", "token"]].itertuples(index=False)
     names = {slot: slot if pd.isna(token) else f"{slot}<br>{shown(token)}" for slot, token in tokens}
     for number, (mode, part) in enumerate(frame.groupby("mode", sort=False)):
@@ -153,34 +157,38 @@ def plot_position_effects(effects: "PositionEffects") -> go.Figure:
     figure.update_xaxes(title_text="edited slot (p1 = first token of the prompt, s1 = last), and its token")
     figure.update_yaxes(title_text="share of the whole vector's KL", rangemode="tozero")
     note = (
-        f"Whole vector: KL {effects.kl.value:.3g} nats per response token, {effects.n_tokens} tokens of {effects.n_prompts} "
+        f"Whole vector: KL {kl:.3g} nats per response token, {n_tokens} tokens of {n_prompts} "
         "prompts. Lines: 95 % interval over prompts. Low when left out but high alone: other slots do the same work. Shares "
         "need not add up to 1."
     )
     return finish(figure, "Which edited tokens carry the effect", note, height=520, legend=LEGEND_BELOW, barmode="group")
 
 
-def plot_drift(result: "Drift") -> go.Figure:
-    """KL, residual change, its cosine to the vector and attention to edited tokens at each step, one colour per vector."""
+def plot_drift(frame: pd.DataFrame, on: str) -> go.Figure:
+    """KL, residual change, its cosine to the vector and attention to edited tokens at each step, one colour per vector.
+
+    Args:
+        frame: one row per vector and step, as `Drift.frame`: vector, step, n_prompts and the measures with their intervals.
+        on: whose greedy responses the steps are, "steered" or "unsteered".
+    """
     figure = make_subplots(rows=len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.035)
-    frames = result.frame.groupby("vector", sort=False)
-    for number, (name, part) in enumerate(frames):
+    for number, (name, part) in enumerate(frame.groupby("vector", sort=False)):
         here = part[part["n_prompts"] * 2 >= part["n_prompts"].max()]
         look = line_look(number)
-        for place, (measure, _) in enumerate(PANELS, start=1):
-            group: dict[str, Any] = {"legendgroup": str(number), "showlegend": place == 1}
-            figure.add_trace(_band(here, measure, look["color"]), row=place, col=1)
+        for row, (measure, _) in enumerate(PANELS, start=1):
+            group: dict[str, Any] = {"legendgroup": str(number), "showlegend": row == 1}
+            figure.add_trace(_band(here, measure, look["color"]), row=row, col=1)
             hover = "step %{x}<br>%{y:.3g}<br>%{customdata} prompts"
             settings = {"line": look, "marker": {"size": 4}, "customdata": here["n_prompts"]} | group
-            figure.add_trace(curve(str(name), here["step"], here[measure], hover, **settings), row=place, col=1)
+            figure.add_trace(curve(str(name), here["step"], here[measure], hover, **settings), row=row, col=1)
         thin = {"line": {"color": look["color"], "dash": "dot", "width": 1.5}, "mode": "lines"}
         plain = curve(f"{name}, unsteered", here["step"], here["attention_plain"], "step %{x}<br>%{y:.3g}", **thin)
         figure.add_trace(plain, row=len(PANELS), col=1)
-    for place, (_, title) in enumerate(PANELS, start=1):
-        figure.update_yaxes(title_text=title, row=place)
+    for row, (_, title) in enumerate(PANELS, start=1):
+        figure.update_yaxes(title_text=title, row=row)
     figure.update_yaxes(range=(-0.03, 1.05), row=len(PANELS))
     figure.update_xaxes(title_text="step (0 = the prompt's last token, k = the k-th response token)", row=len(PANELS))
-    whose = "its own steered" if result.on == "steered" else "the unsteered model's"
+    whose = "its own steered" if on == "steered" else "the unsteered model's"
     note = (
         f"Each vector on {whose} greedy responses. Band: 95 % interval over prompts. Steps that fewer than half of the prompts "
         "reach are not drawn. Attention is 1 where all tokens are edited; dotted: to the same tokens without the vector."

@@ -60,10 +60,10 @@ def plot_history(
         HISTORY_PANELS[3]._replace(title=f"Cosine of the direction to its start{' and end' * ended}"),
     ]
     figure = make_subplots(rows=2, cols=2, subplot_titles=[panel.title for panel in panels], horizontal_spacing=0.15)
-    for place, panel in enumerate(panels):
-        row, column = place // 2 + 1, place % 2 + 1
+    for index, panel in enumerate(panels):
+        row, column = index // 2 + 1, index % 2 + 1
         for number, (name, history) in enumerate(named.items()):
-            shown = {"mode": "lines", "legendgroup": name, "showlegend": place == 0 and len(named) > 1}
+            shown = {"mode": "lines", "legendgroup": name, "showlegend": index == 0 and len(named) > 1}
             hover = f"step %{{x}}<br>{panel.column} %{{y:.4g}}"
             trace = curve(name, history["step"], history[panel.column], hover, line=line_look(number), **shown)
             figure.add_trace(trace, row=row, col=column)
@@ -93,14 +93,14 @@ def plot_updates(
     alone = len(named) == 1
     heads = [] if alone else [panel.title for panel in UPDATE_PANELS]
     figure = make_subplots(rows=1, cols=1 if alone else 3, shared_yaxes=True, subplot_titles=heads, horizontal_spacing=0.03)
-    for place, panel in enumerate(UPDATE_PANELS):
+    for index, panel in enumerate(UPDATE_PANELS):
         for number, (name, history) in enumerate(named.items()):
             positive = history[panel.column].where(history[panel.column] > 0)  # zero has no place on a log axis
-            look = line_look(place if alone else number)
-            shown = {"mode": "lines", "legendgroup": panel.title if alone else name, "showlegend": alone or place == 0}
+            look = line_look(index if alone else number)
+            shown = {"mode": "lines", "legendgroup": panel.title if alone else name, "showlegend": alone or index == 0}
             hover = f"step %{{x}}<br>{panel.column} %{{y:.3g}}"
             trace = curve(panel.title if alone else name, history["step"], positive, hover, line=look, **shown)
-            figure.add_trace(trace, row=1, col=1 if alone else place + 1)
+            figure.add_trace(trace, row=1, col=1 if alone else index + 1)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(type="log", exponentformat="power")
     figure.update_yaxes(title_text=UPDATE_PANELS[0].unit, row=1, col=1)

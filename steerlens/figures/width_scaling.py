@@ -35,15 +35,17 @@ def plot_coordinate_check(
     """
     quantities, settings = list(sizes["quantity"].unique()), list(sizes["setting"].unique())
     rows = math.ceil(len(quantities) / 2)
-    heads = [f"{NAMES.get(name, label(name))}<br>{_told(slopes[slopes['quantity'] == name], settings)}" for name in quantities]
+    heads = [
+        f"{NAMES.get(name, label(name))}<br>{_slopes(slopes[slopes['quantity'] == name], settings)}" for name in quantities
+    ]
     gap, area = 70 + LINE * len(settings), rows * PANEL  # pixels: the lines over each panel stand in the gap
     area += (rows - 1) * gap
     figure = make_subplots(rows=rows, cols=2, subplot_titles=heads, vertical_spacing=gap / area, horizontal_spacing=0.12)
-    for place, quantity in enumerate(quantities):
-        row, column = place // 2 + 1, place % 2 + 1
+    for index, quantity in enumerate(quantities):
+        row, column = index // 2 + 1, index % 2 + 1
         for number, setting in enumerate(settings):
             part = sizes[(sizes["quantity"] == quantity) & (sizes["setting"] == setting)].sort_values("width")
-            figure.add_traces(_traces(part, setting, number, first=place == 0), rows=row, cols=column)
+            figure.add_traces(_traces(part, setting, number, first=index == 0), rows=row, cols=column)
         widths = sorted(sizes["width"].unique())
         figure.update_xaxes(type="log", tickvals=widths, title_text="width (d_model)", row=row, col=column)
         low, high = _range(sizes, quantity)
@@ -56,7 +58,7 @@ def plot_coordinate_check(
     return figure.update_layout(height=area + above + below, margin={"t": above, "b": below})
 
 
-def _told(slopes: pd.DataFrame, settings: list[str]) -> str:
+def _slopes(slopes: pd.DataFrame, settings: list[str]) -> str:
     """A line per setting, in its colour."""
     by_setting = slopes.set_index("setting")
     lines = []

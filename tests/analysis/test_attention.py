@@ -13,7 +13,6 @@ from tiny import Bench
 import steerlens
 from steerlens.analysis.attention import ALL_GROUPS, AttentionEffects, _intervals, _patterns, attention_effects
 from steerlens.analysis.token_groups import GROUPS, token_groups
-from steerlens.figures.attention import plot_attention
 from steerlens.intervals import estimate
 from steerlens.steering.recording import Recording, encode, record
 
@@ -238,17 +237,17 @@ def test_figure_has_a_panel_per_layer_or_head(effects: AttentionEffects) -> None
     figure: Any = effects.plot()
     panels = [annotation.text for annotation in figure.layout.annotations]
     assert panels == ["layer 2", "layer 3"] and len(figure.data) == 2
-    heads: Any = plot_attention(effects, 3)
+    heads: Any = effects.plot(3)
     assert [annotation.text for annotation in heads.layout.annotations] == [f"layer 3 head {head}" for head in range(4)]
     assert figure.layout.title.text and "interval over 5 prompts" in figure.layout.title.subtitle.text
     assert figure.layout.xaxis.title.text == "tokens looked at (key)"
     assert figure.layout.yaxis.title.text == "tokens that look (query)"
     with pytest.raises(ValueError, match="layer 0 was not recorded"):
-        plot_attention(effects, 0)
+        effects.plot(0)
 
 
 def test_figure_shows_the_numbers_of_the_frame(effects: AttentionEffects) -> None:
-    figure: Any = plot_attention(effects)
+    figure: Any = effects.plot()
     first, second = figure.data
     frame = effects.by_layer()
     change: Any = frame.set_index(["layer", "query_group", "key_group"])["change"]

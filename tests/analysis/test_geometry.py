@@ -17,7 +17,6 @@ from steerlens.analysis.geometry import cosine_map, jackknife, stability
 from steerlens.analysis.random_directions import random_rows, spectrum
 from steerlens.analysis.vector_norms import sizes
 from steerlens.analysis.vector_sets import named_vectors
-from steerlens.figures.geometry import plot_cosine_map, plot_sizes, plot_stability
 
 # --- cosines ------------------------------------------------------------------------------------------------------------
 
@@ -306,7 +305,7 @@ def check_words(figure: Any) -> None:
 def test_cosine_figure() -> None:
     row = normal(WIDTH)
     result: Any = cosine_map({"<a>": vector(row), "b": vector(row + 0.1), "c": vector(normal(WIDTH, seed=2))}, n_random=200)
-    figure: Any = plot_cosine_map(result)
+    figure: Any = result.plot()
     check_words(figure)
     assert texts(figure) == ["as they are", "without the shared direction"]
     left, right = figure.data
@@ -315,7 +314,7 @@ def test_cosine_figure() -> None:
     assert (left.zmin, left.zmax) == (-1, 1) and np.isnan(left.z[1, 1])
     assert left.text[0][1].endswith("*") and not left.text[0][2].endswith("*")
     assert "the right unrelated pairs have -0.50" in figure.layout.title.subtitle.text.replace("<br>", " ")
-    two: Any = plot_cosine_map(cosine_map([vector(row), vector(row + 1)], n_random=100))
+    two: Any = cosine_map([vector(row), vector(row + 1)], n_random=100).plot()
     assert texts(two) == ["as they are"] and len(two.data) == 1
 
 
@@ -324,7 +323,7 @@ def test_stability_figure() -> None:
     result: Any = stability(
         [vector(row + 0.2 * normal(WIDTH, seed=seed), factor=1.0 + seed) for seed in (1, 2, 3)], n_random=100
     )
-    figure: Any = plot_stability(result)
+    figure: Any = result.plot()
     check_words(figure)
     assert texts(figure)[:3] == ["Cosine of each pair", "Norm of factor x direction", "Factor (alpha)"]
     pairs, mean, norms, _, factors, _ = figure.data
@@ -344,13 +343,13 @@ def test_sizes_figure() -> None:
     vectors = {
         (m, c): vector(normal(WIDTH, seed=i), factor=-2.0) for i, (m, c) in enumerate([("A", "x"), ("A", "y"), ("<B>", "x")])
     }
-    figure: Any = plot_sizes(sizes(vectors))
+    figure: Any = sizes(vectors).plot()
     check_words(figure)
     assert texts(figure) == ["|factor|", "Norm of the direction", "Norm of factor x direction"]
     assert len(figure.data) == 6 and list(figure.data[0].y) == [2.0, 2.0] and figure.data[1].name == "&lt;B&gt;"
     assert figure.data[0].customdata[1].tolist() == ["y", "-2.0"]
     assert all(axis.rangemode == "tozero" and axis.title.text for axis in figure.select_yaxes())
-    relative: Any = plot_sizes(sizes(vectors, statistics=statistics(torch.eye(WIDTH))))
+    relative: Any = sizes(vectors, statistics=statistics(torch.eye(WIDTH))).plot()
     assert len(texts(relative)) == 4
 
 

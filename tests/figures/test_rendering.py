@@ -17,7 +17,7 @@ from tiny import ARCHITECTURES, LAYERS, WIDTH, Bench
 import steerlens
 from steerlens import LayerScan, Scores, ScriptedJudge, Selection, SteeringVector, figures
 from steerlens.display.html_page import write_page
-from steerlens.figures.token_views import View, view_attention_heads, view_heads, view_token_effects, view_tokens
+from steerlens.figures.token_views import View, view_heads, view_tokens
 
 MARKS = ".trace path, .trace rect, .hm image, .points path, .point path, .errorbar path, .js-line, .fills path, .cn path"
 """What plotly draws from data."""
@@ -200,8 +200,8 @@ def views(world: World) -> dict[str, View]:
     return {
         "tokens": view_tokens(TOKENS, [None, 1.0, -2.0, 0.5, 0.0, 2.0], "Title <b>", "A note", "nats", hover=["more"] * 6),
         "heads": view_heads(TOKENS, patterns, ["3.0", "3.1", "4.0"], "Heads <b>", "What to read"),
-        "token effects": view_token_effects(tokens, 1),
-        "attention heads": view_attention_heads(attention, 5),
+        "token effects": tokens.view(1),
+        "attention heads": attention.view(5),
     }
 
 
@@ -375,5 +375,5 @@ def test_attention_heads_are_those_that_change_most(world: World) -> None:
         for head in range(result.patterns.shape[1])
     }
     ranked = sorted(changes, key=lambda name: -changes[name])
-    html = view_attention_heads(result, 2).html
+    html = result.view(2).html
     assert f'"attentionHeadNames":["{ranked[0]}","{ranked[1]}"]' in html and "the 2 of 8" in html

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...result import html_facts
+
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 RAW = "raw"
-"""Weight processing of a model as Hugging Face has it, as `steerlens.model.identity` names it."""
+"""Weight processing of a model as Hugging Face has it, as `steerlens.model.bridge.identity` names it."""
 NEURONPEDIA = "https://www.neuronpedia.org"
 _RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 _HF_BLOCK = re.compile(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)")
@@ -125,8 +127,14 @@ class SAE:
 
     def __repr__(self) -> str:
         kind = self.activation if self.k is None else f"{self.activation} k={self.k}"
-        place = f"model_name={self.model_name!r}, hook_name={self.hook_name!r}, weight_processing={self.weight_processing!r}"
-        return f"SAE({self.d_sae} features of d_model={self.d_model}, {kind}, {place}, source={self.source!r})"
+        origin = f"model_name={self.model_name!r}, hook_name={self.hook_name!r}, weight_processing={self.weight_processing!r}"
+        return f"SAE({self.d_sae} features of d_model={self.d_model}, {kind}, {origin}, source={self.source!r})"
+
+    def _repr_html_(self) -> str:
+        kind = self.activation if self.k is None else f"{self.activation}, k = {self.k}"
+        names = ("model_name", "hook_name", "weight_processing", "normalisation", "neuronpedia_id", "source")
+        facts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return html_facts("SAE", f"{self.d_sae} features of {self.d_model} dimensions, {kind}.", facts)
 
 
 def _check_tensors(sae: SAE) -> None:
@@ -179,12 +187,12 @@ def check_sae(sae: Any) -> None:
 
 
 def check_coordinates(
-    sae: SAE, place: Mapping[str, object], whose: str, width: int, allow: object = (), ignore: tuple[str, ...] = ()
+    sae: SAE, origin: Mapping[str, object], whose: str, width: int, allow: object = (), ignore: tuple[str, ...] = ()
 ) -> None:
     """Raise SAEError unless an autoencoder speaks of the residual stream of `whose` ("the vector", "the model").
 
     Args:
-        place: what is known about it: model, layer, weight_processing (None = unknown).
+        origin: what is known about it: model, layer, weight_processing (None = unknown).
         width: its d_model, which must be the autoencoder's.
         allow: reasons (keys of `REASONS`) for which the caller takes responsibility.
         ignore: reasons that do not matter here.
@@ -197,18 +205,18 @@ def check_coordinates(
         raise SAEError(f"the SAE has d_model {sae.d_model}, {whose} {width}: they are of different models")
     hook_known = sae.hook_name is None or sae.layer is not None
     pairs = {
-        "model": (_base(sae.model_name), _base(place.get("model"))),
-        "layer": (sae.layer if hook_known else "n/a", place.get("layer") if hook_known else "n/a"),
+        "model": (_base(sae.model_name), _base(origin.get("model"))),
+        "layer": (sae.layer if hook_known else "n/a", origin.get("layer") if hook_known else "n/a"),
         "hook": ("residual", "residual") if hook_known else (sae.hook_name, "the residual stream after a block"),
-        "weight_processing": (sae.weight_processing, place.get("weight_processing")),
+        "weight_processing": (sae.weight_processing, origin.get("weight_processing")),
         "normalisation": (sae.normalisation, "none"),
     }
     for reason, (theirs, ours) in pairs.items():
         if reason in allowed or reason in ignore or (theirs == ours and theirs is not None):
             continue
-        said = ["unknown" if value is None else repr(value) for value in (theirs, ours)]
+        texts = ["unknown" if value is None else repr(value) for value in (theirs, ours)]
         raise SAEError(
-            f"{reason}: the SAE has {said[0]}, {whose} {said[1]}; {REASONS[reason]}. If you know better: allow=({reason!r},)"
+            f"{reason}: the SAE has {texts[0]}, {whose} {texts[1]}; {REASONS[reason]}. If you know better: allow=({reason!r},)"
         )
 
 

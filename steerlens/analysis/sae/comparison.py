@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...model.forward import sparse_decomposition
+from ...result import Result
 from ...vector import SteeringVector
 from ..random_directions import check_draws, check_statistics, exceeded, random_rows, spectrum
 from ..residual_covariance import ResidualStatistics
 from ..vector_sets import Vectors, named_vectors
 from .autoencoder import SAE, SAEError, check_coordinates, check_sae
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 SIDES = ("decoder", "encoder")
 DRAWN_AT_ONCE = 512
@@ -25,8 +29,8 @@ SMALL = 1e-6
 """Contributions below this share of a vector are no contributions."""
 
 
-@dataclass(frozen=True)
-class SAEComparison:
+@dataclass(frozen=True, repr=False)
+class SAEComparison(Result):
     """Cosines of vectors to all features, and the features that add up to each vector."""
 
     features: pd.DataFrame
@@ -66,27 +70,31 @@ class SAEComparison:
         decoder row, in residual units), cosine (to the decoder row), url; by contribution."""
         return self.parts.copy()
 
-    def plot(self, vector: str | None = None, top: int = 15) -> Any:
-        """Ranked cosines with the chance band; see `figures.features.plot_sae_comparison`."""
+    def plot(self, vector: str | None = None, top: int = 15) -> "go.Figure":
+        """The features with the largest |cosine| to a vector (None = the first), at either side, with the chance band.
+
+        Raises:
+            ValueError: there is no vector of that name.
+        """
         from ...figures.sae import plot_sae_comparison
 
-        return plot_sae_comparison(self, vector, top)
+        return plot_sae_comparison(self.features, self.null_cosine, self.n_random, self.source, vector, top)
 
-    def plot_decomposition(self) -> Any:
-        """Explained norm against number of features; see `figures.features.plot_decomposition`."""
+    def plot_decomposition(self) -> "go.Figure":
+        """Explained norm against number of features, a line per vector."""
         from ...figures.sae import plot_decomposition
 
-        return plot_decomposition(self)
+        return plot_decomposition(self.steps)
 
     def summary(self) -> str:
         """Nearest features and the size of the decomposition, vector by vector."""
-        said = [self._of(str(name)) for name in self.features["vector"].unique()[:3]]
-        further = self.features["vector"].nunique() - len(said)
+        sentences = [self._of(str(name)) for name in self.features["vector"].unique()[:3]]
+        further = self.features["vector"].nunique() - len(sentences)
         if further > 0:
-            said.append(f"{further} further vector(s) in to_frame().")
+            sentences.append(f"{further} further vector(s) in to_frame().")
         if not self.n_random:
-            said.append("No statistics of the residual stream were given, so there are no p-values.")
-        return " ".join(said)
+            sentences.append("No statistics of the residual stream were given, so there are no p-values.")
+        return " ".join(sentences)
 
     def _of(self, name: str) -> str:
         own, steps = (frame[frame["vector"] == name] for frame in (self.features, self.steps))
@@ -152,35 +160,27 @@ def compare_to_sae(
     check_draws(n_random)
     if not (1 <= k <= sae.d_sae) or not 1 <= n_controls <= n_random:
         raise ValueError(f"k is {k} and n_controls {n_controls}; k must be 1 to {sae.d_sae}, n_controls 1 to n_random")
-    for name, one in named.items():
-        check_vector(sae, one, repr(name), allow)
+    for name, vector in named.items():
+        check_vector(sae, vector, repr(name), allow)
         if statistics is not None:
-            check_statistics(one, statistics)
+            check_statistics(vector, statistics)
     drawn = None
     if statistics is not None:
         drawn = random_rows(spectrum(next(iter(named.values())), statistics), n_random, seed)
-    vectors = torch.stack([one.vector for one in named.values()])
+    vectors = torch.stack([vector.vector for vector in named.values()])
     columns, nulls = {}, {}
     for side, rows in (("decoder", sae.W_dec), ("encoder", sae.W_enc.T)):
         columns[side], nulls[side] = _cosines(vectors, rows.cpu(), drawn, side)
     features = _feature_frame(list(named), columns, sae)
-    dictionary = Dictionary(sae)
-    controls = [] if drawn is None else [dictionary.pursue(row, k) for row in drawn[:n_controls]]
-    random = _curves(controls, k)
-    steps, parts = [], []
-    for name, one in named.items():
-        path = dictionary.pursue(one.vector, k)
-        steps.append(_step_frame(name, path, random))
-        parts.append(_part_frame(name, one, path[-1], sae))
+    steps, parts = _decompose(named, sae, k, None if drawn is None else drawn[:n_controls])
     n_tokens = None if statistics is None else statistics.n_tokens
-    frames = (pd.concat(some, ignore_index=True) for some in (steps, parts))
-    return SAEComparison(features, *frames, nulls, 0 if drawn is None else n_random, n_tokens, sae.source)
+    return SAEComparison(features, steps, parts, nulls, 0 if drawn is None else n_random, n_tokens, sae.source)
 
 
 def check_vector(sae: SAE, sv: SteeringVector, name: str, allow: str | Sequence[str]) -> None:
     """Raise SAEError unless a vector edits the residual stream that an autoencoder reads."""
-    place = {"model": sv.model_name, "layer": sv.layer, "weight_processing": sv.provenance.get("weight_processing")}
-    check_coordinates(sae, place, f"the vector {name}", sv.d_model, allow)
+    origin = {"model": sv.model_name, "layer": sv.layer, "weight_processing": sv.provenance.get("weight_processing")}
+    check_coordinates(sae, origin, f"the vector {name}", sv.d_model, allow)
 
 
 # --- cosines ------------------------------------------------------------------------------------------------------------
@@ -286,6 +286,21 @@ def _least_squares(
     found = torch.linalg.lstsq(rows.double().T, vector.double()[:, None], driver="gelsd").solution[:, 0].float()
     sizes = found * rows.norm(dim=-1)
     return found if bool((sizes > SMALL * vector.norm()).all()) else None
+
+
+def _decompose(
+    named: Mapping[str, SteeringVector], sae: SAE, k: int, drawn: Float[Tensor, "control d_model"] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frames of steps and of parts, with random directions as controls."""
+    dictionary = Dictionary(sae)
+    controls = [] if drawn is None else [dictionary.pursue(row, k) for row in drawn]
+    random = _curves(controls, k)
+    steps, parts = [], []
+    for name, vector in named.items():
+        path = dictionary.pursue(vector.vector, k)
+        steps.append(_step_frame(name, path, random))
+        parts.append(_part_frame(name, vector, path[-1], sae))
+    return pd.concat(steps, ignore_index=True), pd.concat(parts, ignore_index=True)
 
 
 def _curves(controls: Sequence[Sequence[Fit]], k: int) -> Float[np.ndarray, "control size"]:

@@ -1,9 +1,9 @@
 """Vectors and the features of sparse autoencoders: what a vector consists of, and which features it moves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ...intervals import estimate
 from ...model.batches import Batch
 from ...model.bridge import Bridge, d_model, hook_name, identity
 from ...model.chat import token_strings
+from ...result import Result
 from ...steering.generation import as_prompts
 from ...steering.hooks import Steer, as_list, check_fits
 from ...steering.recording import batches, encode, record
@@ -23,13 +24,16 @@ from ..token_groups import token_groups
 from ..tokens import edited_tokens
 from .autoencoder import SAE, SAEError, check_coordinates, check_sae
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 ROUNDING = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 """dtype of the model -> share of the largest activation: a change below it is taken for rounding. About three times the
 largest change that vectors too small to matter make on the embedded model in the coarser two (9e-4, 7e-3)."""
 
 
-@dataclass(frozen=True)
-class FeatureEffects:
+@dataclass(frozen=True, repr=False)
+class FeatureEffects(Result):
     """How steering changes the activation of each feature, on the same tokens with and without it."""
 
     features: pd.DataFrame
@@ -55,15 +59,19 @@ class FeatureEffects:
         return self.features.copy()
 
     def tokens_frame(self) -> pd.DataFrame:
-        """Columns: row (prompt), position (0-based, padding not counted), token, group (see `regions.GROUPS`), edited,
+        """Columns: row (prompt), position (0-based, padding not counted), token, group (see `token_groups.GROUPS`), edited,
         feature, plain, steered, change (activation units)."""
         return self.tokens.copy()
 
-    def plot(self, row: int = 0) -> Any:
-        """Map of the top features' changes at the tokens of one prompt; see `figures.features.plot_feature_effects`."""
+    def plot(self, row: int = 0) -> "go.Figure":
+        """Map of the top features' changes at the tokens of one prompt.
+
+        Raises:
+            ValueError: there is no such row.
+        """
         from ...figures.sae import plot_feature_effects
 
-        return plot_feature_effects(self, row)
+        return plot_feature_effects(self.tokens, self.layer, row)
 
     def summary(self) -> str:
         """The most changed features in two sentences."""
@@ -71,17 +79,18 @@ class FeatureEffects:
         head = f"After block {self.layer}, over {self.n_tokens} tokens of {self.n_prompts} prompt(s), "
         if moved.empty:
             return f"{head}no feature changes by more than rounding."
-        told = [
-            f"{int(row['feature'])} ({row['change']:+.3g} per token"
-            + ("" if math.isnan(row["change_low"]) else f", 95 % interval {row['change_low']:.3g} to {row['change_high']:.3g}")
-            + f", at {row['changed']:.0%} of tokens)"
-            for _, row in moved.head(3).iterrows()
-        ]
+        most = ", ".join(_change(row) for row in moved.head(3).to_dict("records"))
         single = " With one prompt there are no intervals." if self.n_prompts == 1 else ""
         return (
-            f"{head}{len(moved)} of {len(self.features)} features change by more than rounding. Most changed: "
-            f"{', '.join(told)}.{single}"
+            f"{head}{len(moved)} of {len(self.features)} features change by more than rounding. Most changed: {most}.{single}"
         )
+
+
+def _change(row: Mapping[Hashable, Any]) -> str:
+    """One feature's change, in a summary."""
+    known = not math.isnan(row["change_low"])
+    interval = f", 95 % interval {row['change_low']:.3g} to {row['change_high']:.3g}" if known else ""
+    return f"{int(row['feature'])} ({row['change']:+.3g} per token{interval}, at {row['changed']:.0%} of tokens)"
 
 
 def feature_effects(
@@ -124,28 +133,27 @@ def feature_effects(
     layer = _check(model, vectors, sae, top, allow)
     listed = as_prompts(prompts)
     examples = encode(model, listed, responses, sv=sv, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
-    groups = [token_groups(model, one, example, chat) for one, example in zip(listed, examples, strict=True)]
+    groups = [token_groups(model, prompt, example, chat) for prompt, example in zip(listed, examples, strict=True)]
     tally = _Tally(len(examples), sae.d_sae, ROUNDING.get(model.cfg.dtype, ROUNDING[torch.float32]))
     seen = []
     for batch in batches(model, examples, batch_size):
         edited = edited_tokens(vectors, batch) & batch.token_mask
-        hidden = [_hidden(model, batch, some, layer) for some in (vectors, None)]
+        hidden = [_hidden(model, batch, steering, layer) for steering in (vectors, None)]
         _check_finite(hidden[0][batch.token_mask], vectors, layer)
-        seen.append((batch, edited, *hidden))
-        for place, steered, plain in _rows(batch, hidden, sae):
-            tally.add(steered, plain, edited[place], batch.response_mask[place], batch.token_mask[place])
+        seen.append((batch, edited, hidden))
+        for index, steered, plain in _rows(batch, hidden, sae):
+            tally.add(steered, plain, edited[index], batch.response_mask[index], batch.token_mask[index])
     features = tally.frame(sae, top)
     chosen = torch.tensor(features["feature"].to_numpy()[:top].copy())
-    tokens, row = [], 0
-    for batch, edited, *hidden in seen:
-        for place, steered, plain in _rows(batch, hidden, sae):
-            here = int(batch.token_mask[place].sum())
-            text = token_strings(model, batch.tokens[place, :here].tolist())
+    tokens: list[pd.DataFrame] = []
+    for batch, edited, hidden in seen:
+        for index, steered, plain in _rows(batch, hidden, sae):
+            row, here = len(tokens), len(plain)
+            text = token_strings(model, batch.tokens[index, :here].tolist())
             known = {"row": row, "position": range(here), "token": text, "group": groups[row]}
-            tokens.append(_token_frame(known | {"edited": edited[place, :here].tolist()}, steered, plain, chosen))
-            row += 1
+            tokens.append(_token_frame(known | {"edited": edited[index, :here].tolist()}, steered, plain, chosen))
     joined = pd.concat(tokens, ignore_index=True)
-    return FeatureEffects(features, joined, layer, len(examples), sum(len(one) for one in groups), sae.source)
+    return FeatureEffects(features, joined, layer, len(examples), sum(map(len, groups)), sae.source)
 
 
 def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, allow: str | Sequence[str]) -> int:
@@ -160,8 +168,8 @@ def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, allow: str
             "blocks.N.hook_resid_post or hook_resid_pre"
         )
     known = identity(model)
-    place = {"model": known["model_name"], "weight_processing": known["weight_processing"]}
-    check_coordinates(sae, place, "the model", d_model(model), allow, ignore=("layer",))
+    origin = {"model": known["model_name"], "weight_processing": known["weight_processing"]}
+    check_coordinates(sae, origin, "the model", d_model(model), allow, ignore=("layer",))
     if sae.layer is None:
         raise ValueError("the SAE does not say after which block it reads: load_sae(..., layer=...)")
     if hook_name(sae.layer) not in model.hook_dict:
@@ -187,11 +195,11 @@ def _hidden(model: Bridge, batch: Batch, sv: Steer, layer: int) -> Float[Tensor,
     return record(model, batch, sv, [hook_name(layer)]).values[hook_name(layer)].float().cpu()
 
 
-def _rows(batch: Batch, hidden: Sequence[Tensor], sae: SAE) -> Any:
-    """(place in the batch, activations steered, activations plain) of each prompt's tokens; one prompt in memory at a time."""
-    for place, length in enumerate(batch.token_mask.sum(-1).tolist()):
-        steered, plain = (sae.encode(states[place, :length]).cpu() for states in hidden)
-        yield place, steered, plain
+def _rows(batch: Batch, hidden: Sequence[Tensor], sae: SAE) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(index in the batch, activations steered, activations plain) of each prompt's tokens; one prompt in memory at a time."""
+    for index, length in enumerate(batch.token_mask.sum(-1).tolist()):
+        steered, plain = (sae.encode(states[index, :length]).cpu() for states in hidden)
+        yield index, steered, plain
 
 
 class _Sums(NamedTuple):
@@ -252,9 +260,9 @@ class _Tally:
                 "changed": totals["changed"] / n_tokens,
             }
         frame = pd.DataFrame(columns).sort_values("mean_abs_change", ascending=False, kind="stable", ignore_index=True)
-        for place, feature in enumerate(frame["feature"].iloc[:top]):
+        for index, feature in enumerate(frame["feature"].iloc[:top]):
             found = estimate(self.sums.change[:, feature].numpy(), self.counts[:, 0])
-            frame.loc[place, ["change_low", "change_high"]] = [found.low, found.high]
+            frame.loc[index, ["change_low", "change_high"]] = [found.low, found.high]
         frame.insert(1, "rank", np.arange(1, len(frame) + 1))
         frame["url"] = [sae.url(feature) for feature in frame["feature"]]
         return frame

@@ -127,7 +127,9 @@ def _settled(fields: dict[str, Any], given: Mapping[str, Any], source: str) -> S
 def _file_in(path: Path) -> Path | None:
     """The folder of an autoencoder, or the file of a Gemma Scope one."""
     if path.is_file():
-        return path if path.suffix == ".npz" else path.parent if path.name in (SAELENS, SPARSIFY, CONFIG) else None
+        if path.suffix == ".npz":
+            return path
+        return path.parent if path.name in (SAELENS, SPARSIFY, CONFIG) else None
     if (path / GEMMA_SCOPE).is_file():
         return path / GEMMA_SCOPE
     weights = any((path / name).is_file() for name in (SAELENS, SPARSIFY))
@@ -150,11 +152,11 @@ def _read(found: Path) -> dict[str, Any]:
 
 def _read_gemma_scope(path: Path) -> dict[str, Any]:
     """`params.npz`; model, layer and width as the path has them: .../gemma-scope-2b-pt-res/.../layer_20/width_16k/..."""
-    place = path.absolute().as_posix()
-    repo, layer = _GEMMA_REPO.search(place), re.search(r"/layer_(\d+)/", place)
+    address = path.absolute().as_posix()
+    repo, layer = _GEMMA_REPO.search(address), re.search(r"/layer_(\d+)/", address)
     if repo and repo[3] != "res":
         raise SAEError(f"{path}: Gemma Scope {repo[3]!r} is not of the residual stream, where vectors act")
-    if "/embedding/" in place:
+    if "/embedding/" in address:
         raise SAEError(f"{path}: of the embedding, not of the residual stream after a block")
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
@@ -162,19 +164,21 @@ def _read_gemma_scope(path: Path) -> dict[str, Any]:
     except Exception as error:  # not its words: numpy's advise to unpickle
         raise SAEError(f"{path}: not an intact {GEMMA_SCOPE} ({type(error).__name__})") from error
     _expect(tensors, (*TENSORS, "threshold"), (), str(path))
-    model = f"gemma-2-{repo[1]}{'-it' if repo[2] == 'it' else ''}" if repo else None
+    model = None
+    if repo:
+        model = f"gemma-2-{repo[1]}" + ("-it" if repo[2] == "it" else "")
     return tensors | {
         "activation": "jumprelu",
         "model_name": model,
         "layer": int(layer[1]) if layer else None,
         "weight_processing": RAW,
         "normalisation": "none",
-        "neuronpedia_id": _gemma_page(place, model, int(layer[1])) if layer and model else None,
+        "neuronpedia_id": _gemma_page(address, model, int(layer[1])) if layer and model else None,
     }
 
 
-def _gemma_page(place: str, model: str, layer: int) -> str | None:
-    shape = re.search(r"/(width_\w+)/(?:average_l0_(\d+)|(canonical))", place)
+def _gemma_page(address: str, model: str, layer: int) -> str | None:
+    shape = re.search(r"/(width_\w+)/(?:average_l0_(\d+)|(canonical))", address)
     if shape is None:
         return None
     known = CANONICAL.get(f"{model}/{shape[1]}", ())

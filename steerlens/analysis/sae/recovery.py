@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ...intervals import Estimate, estimate
 from ...interventions import REFT
 from ...model.batches import Batch, EncodedExample
 from ...model.bridge import Bridge, identity
+from ...result import Result
 from ...steering.hooks import check_fits
 from ...steering.recording import batches, check_effect, divergence, encode, noise, record
 from ...vector import SteeringVector
@@ -23,9 +24,12 @@ from ..tokens import check_finite
 from .autoencoder import SAE, check_coordinates, check_sae
 from .comparison import Dictionary, Fit
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True)
-class EffectRecovery:
+
+@dataclass(frozen=True, repr=False)
+class EffectRecovery(Result):
     """The share of a vector's effect that its best features reproduce, beside random features."""
 
     steps: pd.DataFrame
@@ -53,11 +57,11 @@ class EffectRecovery:
         """
         return self.steps.copy()
 
-    def plot(self) -> Any:
-        """Share recovered against number of features; see `figures.features.plot_effect_recovery`."""
+    def plot(self) -> "go.Figure":
+        """Share recovered against number of features; of several results in one figure see `figures.plot_effect_recovery`."""
         from ...figures.sae import plot_effect_recovery
 
-        return plot_effect_recovery(self)
+        return plot_effect_recovery(self.steps)
 
     def summary(self) -> str:
         """The share at the largest number of features, and the fewest features for half of it."""
@@ -115,7 +119,7 @@ def effect_recovery(
         SAEError: the autoencoder is of other coordinates than the vector, or does not say of which.
         TypeError: not one SteeringVector, or not an SAE.
         ValueError: a vector of a ReFT form, one that does not fit or whose effect is rounding in the model's dtype (see
-            `recording.NOISE`), settings out of range, or no response token.
+            `steering.recording.NOISE`), settings out of range, or no response token.
     """
     if not isinstance(sv, SteeringVector):
         raise TypeError(f"effect_recovery is about one SteeringVector, got {type(sv).__name__}: give them one by one")
@@ -147,8 +151,8 @@ def _check(model: Bridge, sv: SteeringVector, sae: SAE, ks: Sequence[int], n_ran
     if not ks or min(ks) < 1 or max(ks) > sae.d_sae or n_random < 1:
         raise ValueError(f"ks {list(ks)} must be 1 to {sae.d_sae}, n_random ({n_random}) at least 1")
     known = identity(model)
-    place = {"model": known["model_name"], "layer": sv.layer, "weight_processing": known["weight_processing"]}
-    check_coordinates(sae, place, "the model with its vector", sv.d_model, allow)
+    origin = {"model": known["model_name"], "layer": sv.layer, "weight_processing": known["weight_processing"]}
+    check_coordinates(sae, origin, "the model with its vector", sv.d_model, allow)
 
 
 def _plan(
@@ -209,10 +213,9 @@ def _measure(
             kl.append(_by_prompt(divergence(steered, found).clamp(min=0), rows, n))
             loss.append(_by_prompt(_loss(found, targets), rows, n))
         own = (torch.ones_like(plain_kl), plain_kl.clamp(min=0), _loss(plain, targets), _loss(steered, targets))
-        parts.append(
-            [*(_by_prompt(values, rows, n) for values in own), *(np.array(some).reshape(len(fits), n) for some in (kl, loss))]
-        )
-    return _Effects(*(np.concatenate(some, axis=-1) for some in zip(*parts, strict=True)))
+        of_fits = [np.array(sums).reshape(len(fits), n) for sums in (kl, loss)]
+        parts.append([*(_by_prompt(values, rows, n) for values in own), *of_fits])
+    return _Effects(*(np.concatenate(values, axis=-1) for values in zip(*parts, strict=True)))
 
 
 def _targets(batch: Batch) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
