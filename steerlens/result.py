@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 8
 COLUMNS_SHOWN = 12
-CHARACTERS_SHOWN = 60
-"""Of a text in a cell."""
+CELL_SHOWN, FACT_SHOWN = 40, 100
+"""Characters of a cell, and of a named fact."""
+REPR_SHOWN, SENTENCE_SHOWN = 300, 1200
+"""Characters of the summary in `repr` and in the view."""
 # lines in the text's own colour, faint, and no background: the same in light and dark
-_CELL = "padding:2px 8px;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
+_ROW = "border-bottom:1px solid rgba(128,128,128,.35)"
+_TABLE = "border-collapse:collapse;background:transparent;color:inherit;font-size:90%"
 
 
 class Result:
@@ -36,7 +39,7 @@ class Result:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.summary()}>"
+        return f"<{type(self).__name__}: {_cut(self.summary(), REPR_SHOWN)}>"
 
     def _repr_html_(self) -> str:
         return html_view(type(self).__name__, self.summary(), self.to_frame())
@@ -46,7 +49,7 @@ def html_view(title: str, sentence: str, frame: "pd.DataFrame") -> str:
     """A title, a sentence and the first rows of a frame, as HTML that takes the colours of the page around it."""
     shown = frame.iloc[:ROWS_SHOWN, :COLUMNS_SHOWN]
     rows = [[*map(_text, row)] for row in shown.itertuples(index=False)]
-    parts = [_heading(title, sentence), html_table([str(column) for column in shown.columns], rows)]
+    parts = [_heading(title, sentence), html_table([*map(_text, shown.columns)], rows)]
     left_out = []
     if len(frame) > ROWS_SHOWN:
         left_out.append(f"{ROWS_SHOWN} of {len(frame)} rows")
@@ -59,25 +62,32 @@ def html_view(title: str, sentence: str, frame: "pd.DataFrame") -> str:
 
 def html_facts(title: str, sentence: str, facts: Mapping[str, object]) -> str:
     """A title, a sentence and a two-column table of named facts, in the colours of the page around it."""
-    rows = [[name, _text(value)] for name, value in facts.items()]
+    rows = [[name, _text(value, FACT_SHOWN)] for name, value in facts.items()]
     return f"<div>{_heading(title, sentence)}{html_table((), rows)}</div>"
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table; every text is escaped."""
-    head = "".join(f'<th style="{_CELL}">{escape(column)}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td style={_CELL!r}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    style = "border-collapse:collapse;background:transparent;color:inherit;font-size:90%"
-    return f'<table style="{style}">{f"<thead><tr>{head}</tr></thead>" if columns else ""}<tbody>{body}</tbody></table>'
+    head = f"<thead>{_row('th', columns)}</thead>" if columns else ""
+    body = "".join(_row("td", row) for row in rows)
+    return f'<table cellpadding="4" style="{_TABLE}">{head}<tbody>{body}</tbody></table>'
+
+
+def _row(tag: str, texts: Sequence[str]) -> str:
+    cells = "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+    return f'<tr style="{_ROW}">{cells}</tr>'
 
 
 def _heading(title: str, sentence: str) -> str:
-    return f"<div><b>{escape(title)}</b></div><div>{escape(sentence)}</div>"
+    return f"<div><b>{escape(title)}</b></div><div>{escape(_cut(sentence, SENTENCE_SHOWN))}</div>"
 
 
-def _text(value: Any) -> str:
+def _text(value: object, longest: int = CELL_SHOWN) -> str:
     """A cell: numbers to four digits, texts cut."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
-    return text if len(text) <= CHARACTERS_SHOWN else f"{text[: CHARACTERS_SHOWN - 1]}…"
+    return _cut(str(value), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
