@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .evaluation.pareto import frontier as frontier
     from .evaluation.scoring import Evaluation as Evaluation
     from .evaluation.scoring import evaluate as evaluate
-    from .evaluation.side_effects import SideEffects as SideEffects
-    from .evaluation.side_effects import side_effects as side_effects
+    from .evaluation.side_effect_measures import SideEffects as SideEffects
+    from .evaluation.side_effect_measures import side_effects as side_effects
     from .evaluation.suppression_attack import Suppression as Suppression
     from .evaluation.suppression_attack import read_suppression as read_suppression
     from .evaluation.suppression_attack import suppression as suppression
@@ -97,8 +97,8 @@ _HOME = {
     "frontier": "evaluation.pareto",
     "Evaluation": "evaluation.scoring",
     "evaluate": "evaluation.scoring",
-    "SideEffects": "evaluation.side_effects",
-    "side_effects": "evaluation.side_effects",
+    "SideEffects": "evaluation.side_effect_measures",
+    "side_effects": "evaluation.side_effect_measures",
     "Suppression": "evaluation.suppression_attack",
     "read_suppression": "evaluation.suppression_attack",
     "suppression": "evaluation.suppression_attack",
