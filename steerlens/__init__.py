@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from .evaluation.factor_selection import select_factors as select_factors
     from .evaluation.harness.scores import HarnessScores as HarnessScores
     from .evaluation.harness.scores import harness_scores as harness_scores
-    from .evaluation.kl_and_perplexity import SideEffects as SideEffects
-    from .evaluation.kl_and_perplexity import side_effects as side_effects
     from .evaluation.layer_scan import LayerScan as LayerScan
     from .evaluation.layer_scan import scan_layers as scan_layers
     from .evaluation.pareto import Frontier as Frontier
     from .evaluation.pareto import frontier as frontier
     from .evaluation.scoring import Evaluation as Evaluation
     from .evaluation.scoring import evaluate as evaluate
+    from .evaluation.side_effect_measures import SideEffects as SideEffects
+    from .evaluation.side_effect_measures import side_effects as side_effects
     from .evaluation.suppression_attack import Suppression as Suppression
     from .evaluation.suppression_attack import read_suppression as read_suppression
     from .evaluation.suppression_attack import suppression as suppression
@@ -97,8 +97,8 @@ _HOME = {
     "frontier": "evaluation.pareto",
     "Evaluation": "evaluation.scoring",
     "evaluate": "evaluation.scoring",
-    "SideEffects": "evaluation.kl_and_perplexity",
-    "side_effects": "evaluation.kl_and_perplexity",
+    "SideEffects": "evaluation.side_effect_measures",
+    "side_effects": "evaluation.side_effect_measures",
     "Suppression": "evaluation.suppression_attack",
     "read_suppression": "evaluation.suppression_attack",
     "suppression": "evaluation.suppression_attack",

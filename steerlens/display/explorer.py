@@ -155,8 +155,8 @@ class Explorer:
     def describe(self, choice: Choice) -> str:
         """What steers, in a line."""
         sv = self.vector(choice)
-        places = "positions of its own function" if callable(sv.positions) else sv.positions
-        return f"{choice.name}: factor {sv.factor:.4g} ({choice.multiple:.2f} x its own), {places}, layer {sv.layer}"
+        positions = "positions of its own function" if callable(sv.positions) else sv.positions
+        return f"{choice.name}: factor {sv.factor:.4g} ({choice.multiple:.2f} x its own), {positions}, layer {sv.layer}"
 
     def text(self) -> str:
         """What the view shows, as text."""
@@ -180,7 +180,7 @@ class Explorer:
     def __repr__(self) -> str:
         return self.text()
 
-    def _repr_mimebundle_(self, **wanted: Any) -> Any:
+    def _repr_mimebundle_(self, **wanted: Any) -> dict[str, Any]:
         shown = {} if self.widget is None else self.widget._repr_mimebundle_(**wanted)
         return {**shown, "text/plain": self.text()}
 

@@ -91,8 +91,8 @@ def _render(part: Part) -> str:
 def _figure(figure: go.Figure) -> str:
     """The place of a figure and its data, which the page's script draws."""
     data = str(figure.to_json()).replace("<", "\\u003c")  # JSON that may stand inside a script element
-    place = f'<div class="plotly-figure" style="min-height:{figure.layout.height or 450}px">The figure is drawn here.</div>'
-    return f'{place}<script type="application/json">{data}</script>'
+    room = f'<div class="plotly-figure" style="min-height:{figure.layout.height or 450}px">The figure is drawn here.</div>'
+    return f'{room}<script type="application/json">{data}</script>'
 
 
 def _table(frame: pd.DataFrame) -> str:
@@ -107,6 +107,11 @@ def _cell(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value)):
         return "<td>&ndash;</td>"
     if isinstance(value, Real) and not isinstance(value, bool):
-        digits = "d" if isinstance(value, int) else ".2g" if 0 < abs(float(value)) < 0.01 else ".2f"
-        return f"<td class=number>{value:{digits}}</td>"
+        return f"<td class=number>{_number(value)}</td>"
     return f"<td class=text>{html.escape(str(value))}</td>"
+
+
+def _number(value: Real) -> str:
+    if isinstance(value, int):
+        return f"{value:d}"
+    return f"{value:.2g}" if 0 < abs(float(value)) < 0.01 else f"{value:.2f}"

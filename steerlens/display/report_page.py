@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from .. import figures
@@ -111,7 +110,7 @@ def report(
     if target.suffix != ".html":
         raise ValueError(f"{target.name}: name the file *.html")
     if isinstance(what, Evaluation):
-        if any(one is not None for one in (model, prompts, sae, statistics)):
+        if any(given is not None for given in (model, prompts, sae, statistics)):
             raise ValueError("model, prompts, sae and statistics are for vectors: an evaluation holds all that is reported")
         parts, name = list(_evaluation(what)), "Evaluation"
     else:
@@ -335,7 +334,7 @@ SECTIONS = (
 
 
 def _evaluation(judged: Evaluation) -> Iterator[Part]:
-    concepts, frame = _by_concept(judged), judged.frame
+    concepts, frame = judged.by_concept().drop(columns="overall_error").reset_index(), judged.frame
     yield "# Scores"
     yield "Concept, instruct and fluency are rated 0 to 2; overall is their harmonic mean, 0 if any is 0."
     yield judged.summary()
@@ -347,8 +346,7 @@ def _evaluation(judged: Evaluation) -> Iterator[Part]:
             f"{len(shown)} of {len(concepts)} concepts, with 95 % intervals over their responses: concepts whose intervals "
             "overlap widely are not told apart."
         )
-        figure = figures.plot_scores(shown.rename(columns={"concept": "method", **RATINGS}), "Scores by concept")
-        yield figure.update_yaxes(title_text="concept")
+        yield figures.plot_scores(shown.rename(columns={"concept": "method"}), "Scores by concept", "concept")
         yield concepts.sort_values("overall", kind="stable")
     scored = frame.dropna(subset=["overall"]).sort_values("overall", kind="stable")
     columns = ["concept", "prompt", "response", "overall"]
@@ -361,15 +359,3 @@ def _evaluation(judged: Evaluation) -> Iterator[Part]:
         yield "# Unscored responses"
         yield f"The first {min(EXAMPLES, len(unscored))} of {len(unscored)}, with the reason."
         yield unscored.head(EXAMPLES)[["concept", "prompt", "response", "error"]]
-
-
-RATINGS = {f"{name}_score": name for name in ("concept", "instruct", "fluency")}
-
-
-def _by_concept(judged: Evaluation) -> pd.DataFrame:
-    """One row per concept: mean scores, interval of the overall one, responses, unscored."""
-    table = judged.by_concept()
-    intervals = [Evaluation(rows).interval() or (np.nan, np.nan) for _, rows in judged.frame.groupby("concept", sort=False)]
-    low, high = zip(*intervals, strict=True)
-    table = table.drop(columns="overall_error").assign(overall_low=low, overall_high=high)
-    return table.reset_index()

@@ -11,11 +11,11 @@ import torch
 
 from ..data import Prompt
 from ..interventions import REFT
-from ..model.batches import EncodedExample, collate
+from ..model.batches import EncodedExample, check_batch_size, collate
 from ..model.bridge import Bridge
 from ..model.forward import frozen
 from ..steering.hooks import Steer, as_list, check_fits
-from ..steering.recording import divergence, encode, response_logits
+from ..steering.recording import divergence, encode, overflow, response_logits
 from ..vector import SteeringVector
 
 SMALL = 1 / 64
@@ -164,8 +164,7 @@ def _encode(
     batch_size: int,
 ) -> list[EncodedExample]:
     """Prompts with the responses that the dose is measured on; those without a response token are left out."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    check_batch_size(batch_size)
     examples = encode(model, prompts, responses, max_new_tokens=max_new_tokens, chat=chat, batch_size=batch_size)
     kept = [example for example in examples if example.response]
     if not kept:
@@ -183,6 +182,5 @@ def _dose(model: Bridge, sv: Steer, examples: Sequence[EncodedExample], batch_si
             total += float(moved.sum(dtype=torch.float64))
             n_tokens += len(moved)
     if not math.isfinite(total):
-        norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
-        raise ValueError(f"the KL is {total}: the model overflows under a vector of norm {norms}: use a smaller factor")
+        raise overflow(f"the KL is {total}", as_list(sv))
     return max(total / n_tokens, 0.0)  # rounding can end just below 0

@@ -7,7 +7,8 @@ score chooses on a random half of the prompts and reports on the other half.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,15 @@ from ..data import Prompt
 from ..judges.base import Judge
 from ..model.bridge import Bridge
 from ..reproducibility import row_seeds
+from ..result import Result
 from ..scores import SCORES
 from ..steering.generation import as_prompts, generate
 from ..steering.hooks import PerPrompt
 from ..vector import SteeringVector
 from .scoring import judge_rows
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 TIE = 1e-9
 """Means closer than this are the same: sums of the same scores in another order differ by rounding."""
@@ -37,8 +42,8 @@ class Fair(NamedTuple):
     """Standard deviation over the splits (0 for one): how much depends on which half chose."""
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(Result):
     """The factor of one concept's vector, and what it scored.
 
     `frame` has one row per generation, for each factor all prompts in order: factor and the columns of `Evaluation.frame`.
@@ -76,11 +81,13 @@ class Selection:
         table["unscored"] = groups.size() - table["scored"]
         return table
 
-    def plot(self) -> Any:
-        """Mean scores by factor with the chosen one, as a plotly figure; several concepts: `figures.plot_selection`."""
-        from ..figures import plot_selection
+    def to_frame(self) -> pd.DataFrame:
+        """One row per factor; see `by_factor`."""
+        return self.by_factor().reset_index()
 
-        return plot_selection(self)
+    def plot(self) -> "go.Figure":
+        """Mean scores by factor with the chosen one; for several concepts see `Selections`."""
+        return Selections({str(self.frame["concept"].iloc[0]): self}).plot()
 
     def summary(self) -> str:
         """The result in a sentence."""
@@ -97,6 +104,47 @@ class Selection:
             f"factor {self.factor:.4g} of {n_factors} tried on {n_prompts} prompts: overall {fair}, {self.oracle:.2f} of 2 on "
             f"the prompts that chose it; {self.unscored} of {self.n_generations} unscored"
         )
+
+
+class Selections(Result, dict[str, Selection]):
+    """Concept -> its `Selection`, as `select_factors` gives them."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per concept: concept, factor (the chosen one), oracle, fair, fair_spread (0 to 2; NaN where there is none),
+        n, unscored (responses)."""
+        rows = [
+            {
+                "concept": concept,
+                "factor": chosen.factor,
+                "oracle": chosen.oracle,
+                "fair": math.nan if chosen.fair is None else chosen.fair,
+                "fair_spread": math.nan if chosen.fair_spread is None else chosen.fair_spread,
+                "n": chosen.n_generations,
+                "unscored": chosen.unscored,
+            }
+            for concept, chosen in self.items()
+        ]
+        return pd.DataFrame(rows, columns=["concept", "factor", "oracle", "fair", "fair_spread", "n", "unscored"])
+
+    def summary(self) -> str:
+        """The means over the concepts in a sentence."""
+        if not self:
+            return "no concept"
+        table = self.to_frame()
+        fairs = table["fair"].dropna()
+        fair = f"{fairs.mean():.2f} chosen and reported on different halves" if len(fairs) else "no fair score"
+        return (
+            f"factors {table['factor'].min():.4g} to {table['factor'].max():.4g} chosen for {len(table)} "
+            f"concept{'s' if len(table) > 1 else ''}: overall {fair}, {fmean(table['oracle']):.2f} of 2 on the prompts that "
+            f"chose them (means over concepts); {table['unscored'].sum()} of {table['n'].sum()} unscored"
+        )
+
+    def plot(self) -> "go.Figure":
+        """Overall score of each concept's factors with the chosen one; of a single concept all its scores."""
+        from ..figures import plot_selection
+
+        means = [chosen.to_frame().assign(concept=concept) for concept, chosen in self.items()]
+        return plot_selection(pd.concat(means, ignore_index=True), self.to_frame())
 
 
 def select_factor(
@@ -168,7 +216,7 @@ def select_factors(
     chat: bool = True,
     batch_size: int = 16,
     progress: bool = False,
-) -> dict[str, Selection]:
+) -> Selections:
     """Choose the factor of many concepts' vectors, their rows in shared batches; each comes out as `select_factor` alone.
 
     Args:
@@ -194,11 +242,11 @@ def select_factors(
         batch_size=batch_size,
         progress=progress,
     )
-    told = judge_rows(judge, [r.concept for r in rows], [r.prompt for r in rows], responses, [r.seed for r in rows])
-    judged = [{"factor": row.vector.factor} | answer for row, answer in zip(rows, told, strict=True)]
+    answers = judge_rows(judge, [r.concept for r in rows], [r.prompt for r in rows], responses, [r.seed for r in rows])
+    judged = [{"factor": row.vector.factor} | answer for row, answer in zip(rows, answers, strict=True)]
     frame = pd.DataFrame(judged).astype(dict.fromkeys(("factor", *SCORES), float))
     parts = {str(concept): part.reset_index(drop=True) for concept, part in frame.groupby("concept", sort=False)}
-    return {concept: _selection(parts[concept], sv, candidates, splits, seed) for concept, sv in vectors.items()}
+    return Selections({concept: _selection(parts[concept], sv, candidates, splits, seed) for concept, sv in vectors.items()})
 
 
 # --- choosing from a table of scores: no model ------------------------------------------------------------------------
@@ -266,7 +314,7 @@ def _best(scores: Float[np.ndarray, "factor prompt"], factors: Sequence[int | fl
     if np.isnan(means).all():
         return None
     tied: list[int] = np.flatnonzero(means >= np.nanmax(means) - TIE).tolist()
-    return min(tied, key=lambda place: (abs(factors[place]), -factors[place]))
+    return min(tied, key=lambda index: (abs(factors[index]), -factors[index]))
 
 
 def _means(scores: Float[np.ndarray, "factor prompt"]) -> Float[np.ndarray, " factor"]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from ..judges.base import Judge
 from ..model.bridge import Bridge, check_model, n_layers
 from ..positions import PositionFunction
 from ..reproducibility import generator_for
+from ..result import Result
 from ..scores import SCORES
 from ..training.loop import loss, train
 from ..training.objectives import Objective, objective_name
@@ -22,9 +23,12 @@ from ..training.setup import Factor, read_layers
 from ..vector import SteeringVector
 from .scoring import evaluate
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True, eq=False)
-class LayerScan:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerScan(Result):
     """One vector per layer, and how well each does."""
 
     frame: pd.DataFrame
@@ -41,11 +45,15 @@ class LayerScan:
             return int(table["overall"].idxmax())  # pyright: ignore[reportArgumentType] - the index holds layers
         return int(table["held_out_loss"].idxmin())  # pyright: ignore[reportArgumentType] - the same
 
-    def plot(self) -> Any:
-        """Held-out loss, and scores if judged, by layer, as a plotly figure."""
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer; see `frame`."""
+        return self.frame.copy()
+
+    def plot(self) -> "go.Figure":
+        """Held-out loss, and scores if judged, by layer."""
         from ..figures import plot_scan
 
-        return plot_scan(self)
+        return plot_scan(self.frame, self.best, self.summary())
 
     def summary(self) -> str:
         """The result in a sentence."""
@@ -131,7 +139,7 @@ def _split(data: SteeringData, held_out: float, seed: int) -> tuple[SteeringData
     order = torch.randperm(len(data), generator=generator_for(seed, "held out")).tolist()
     n_kept = min(max(round(held_out * len(data)), 1), len(data) - 1)
     parts = (sorted(order[n_kept:]), sorted(order[:n_kept]))
-    first, second = (SteeringData([data.examples[place] for place in part], data.concept, data.metadata) for part in parts)
+    first, second = (SteeringData([data.examples[index] for index in part], data.concept, data.metadata) for part in parts)
     return first, second
 
 

@@ -1,8 +1,8 @@
-"""What steering costs: utility against score for several vectors and strengths, and side effects that need no judge."""
+"""What steering costs: utility against score for several vectors and strengths."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,15 @@ from ..data import Prompt
 from ..intervals import estimate, share_interval
 from ..judges.base import Judge
 from ..model.bridge import Bridge
+from ..result import Result
 from ..steering.generation import generate
 from ..steering.hooks import PerPrompt
 from .scales import UNSTEERED, Steered, check_scales, scaled
 from .scoring import Checkable, Evaluation, evaluate
 from .suppression_attack import Rewrite, suppression
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Numbers = int | float | np.generic | np.ndarray | torch.Tensor
 Measured = Evaluation | Sequence[Numbers] | Numbers
@@ -25,11 +29,8 @@ Measure = Callable[[Bridge, Steered], Measured]
 """(model, what steers) -> judged rows, one number per item (whose mean counts), or one number without an interval."""
 
 
-# --- frontier ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Frontier:
+@dataclass(frozen=True, eq=False, repr=False)
+class Frontier(Result):
     """Utility and score of several vectors at several scales."""
 
     frame: pd.DataFrame
@@ -54,19 +55,19 @@ class Frontier:
         rows = self.efficient()
         rows = rows[rows["vector"] != UNSTEERED].sort_values("score", ascending=False, kind="stable")
         points = [
-            f"{row['vector']} x {row['scale']:g} ({_told(row, 'score')}, {_told(row, 'utility')})" for _, row in rows.iterrows()
+            f"{row['vector']} x {row['scale']:g} ({_text(row, 'score')}, {_text(row, 'utility')})" for _, row in rows.iterrows()
         ]
-        base = f"Unsteered: {_told(plain, 'score')}, {_told(plain, 'utility')}."
+        base = f"Unsteered: {_text(plain, 'score')}, {_text(plain, 'utility')}."
         if not points:
             return f"No steered point is efficient. {base}"
         more = f" and {len(points) - 3} more" if len(points) > 3 else ""
         return f"Not dominated ({self.score_name}, {self.utility_name}): {'; '.join(points[:3])}{more}. {base}"
 
-    def plot(self) -> Any:
-        """Utility against score, one line per vector, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Utility against score, one line per vector."""
         from ..figures import plot_frontier
 
-        return plot_frontier(self)
+        return plot_frontier(self.frame, self.score_name, self.utility_name)
 
 
 def frontier(
@@ -108,11 +109,11 @@ def frontier(
     measure = _judge_measure(score, concept, prompts, attacked, sampling | {"temperature": temperature, "seed": seed})
     useful = _question_measure(utility, sampling)
     points: list[tuple[str, float, Steered]] = [(UNSTEERED, 0.0, None)]
-    points += [(name, scale, one) for name, sv in vectors.items() for scale, one in scaled(sv, factors).items()]
+    points += [(name, scale, steered) for name, sv in vectors.items() for scale, steered in scaled(sv, factors).items()]
     rows = []
-    for name, scale, one in points:
-        row = {"vector": name, "scale": scale} | _numbers("score", measure(model, one))
-        rows.append(row | _numbers("utility", _each(model, one, useful)))
+    for name, scale, steered in points:
+        row = {"vector": name, "scale": scale} | _numbers("score", measure(model, steered))
+        rows.append(row | _numbers("utility", _each(model, steered, useful)))
     frame = pd.DataFrame(rows)
     frame["efficient"] = _efficient(frame[["score", "utility"]].to_numpy(float))
     under = "" if attacked is None else " under the attack"
@@ -137,12 +138,12 @@ def _judge_measure(
         raise ValueError("a judge needs a concept to look for, and prompts: frontier(..., concept=..., prompts=...)")
     judge, about = score, concept
     if attacked is None:
-        return lambda model, one: evaluate(model, one, about, prompts, judge, **sampling)
+        return lambda model, steered: evaluate(model, steered, about, prompts, judge, **sampling)
     changed = attacked
 
-    def under_attack(model: Bridge, one: Steered) -> Evaluation:
-        found = suppression(model, {"one": one}, about, prompts, judge, attacked=changed, **sampling)
-        return found.evaluation("one")
+    def under_attack(model: Bridge, steered: Steered) -> Evaluation:
+        found = suppression(model, {"vector": steered}, about, prompts, judge, attacked=changed, **sampling)
+        return found.evaluation("vector")
 
     return under_attack
 
@@ -155,19 +156,19 @@ def _question_measure(utility: Sequence[Checkable] | Measure, sampling: Mapping[
     if not questions:
         raise ValueError("there are no questions to measure utility with")
 
-    def answered(model: Bridge, one: Steered) -> Sequence[float]:
+    def answered(model: Bridge, steered: Steered) -> Sequence[float]:
         asked = [question.prompt for question in questions]
-        responses = generate(model, asked, one, temperature=0.0, **sampling)
+        responses = generate(model, asked, steered, temperature=0.0, **sampling)
         return [float(question.check(response)) for question, response in zip(questions, responses, strict=True)]
 
     return answered
 
 
-def _each(model: Bridge, one: Steered, useful: Measure) -> Measured:
+def _each(model: Bridge, steered: Steered, useful: Measure) -> Measured:
     """A utility is measured with one vector: for several (PerPrompt) the mean over the distinct ones, item by item."""
-    if not isinstance(one, PerPrompt):
-        return useful(model, one)
-    values = [useful(model, vector) for vector in dict.fromkeys(one)]
+    if not isinstance(steered, PerPrompt):
+        return useful(model, steered)
+    values = [useful(model, vector) for vector in dict.fromkeys(steered)]
     listed = [[value.overall] if isinstance(value, Evaluation) else np.atleast_1d(_read(value)).tolist() for value in values]
     means = np.asarray(listed, dtype=float).mean(axis=0).tolist()
     return means if len(means) > 1 else float(means[0])
@@ -212,11 +213,8 @@ def _efficient(points: Float[np.ndarray, "point two"]) -> list[bool]:
     return flags
 
 
-def _told(row: Mapping[Any, Any] | pd.Series, name: str) -> str:
+def _text(row: Mapping[Any, Any] | pd.Series, name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(row[name]):
         return f"{name} {'unscored' if name == 'score' else 'unknown'}"
     return f"{name} {row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
-
-
-# --- side effects -----------------------------------------------------------------------------------------------------

@@ -23,14 +23,14 @@ def check_scales(scales: Sequence[int | float]) -> list[float]:
 def scaled(steering: Steered, scales: Sequence[float]) -> dict[float, Steered]:
     """scale -> the steering with every factor multiplied; what holds no vector has scale 1 alone."""
 
-    def at(scale: float, one: Any) -> Any:
-        return one.scaled(scale) if isinstance(one, SteeringVector) else one
+    def at(scale: float, part: Any) -> Any:
+        return part.scaled(scale) if isinstance(part, SteeringVector) else part
 
     several = isinstance(steering, Sequence)
-    if not any(isinstance(one, SteeringVector) for one in (steering if several else [steering])):
+    if not any(isinstance(part, SteeringVector) for part in (steering if several else [steering])):
         return {1.0: steering}
     if isinstance(steering, PerPrompt):
-        return {scale: PerPrompt([at(scale, one) for one in steering]) for scale in scales}
+        return {scale: PerPrompt([at(scale, part) for part in steering]) for scale in scales}
     if isinstance(steering, Sequence):
-        return {scale: [at(scale, one) for one in steering] for scale in scales}
+        return {scale: [at(scale, part) for part in steering] for scale in scales}
     return {scale: at(scale, steering) for scale in scales}

@@ -1,9 +1,10 @@
 """Generations -> ratings -> numbers with intervals, and what was not scored counted beside them."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -12,13 +13,20 @@ from ..intervals import mean_interval, warning
 from ..judges.base import BatchJudge, Judge, JudgeError, Question, Verdict, check_judge
 from ..model.bridge import Bridge
 from ..reproducibility import prompt_seeds
+from ..result import Result
 from ..scores import RATINGS, SCORES, UNSCORED, Scores
 from ..steering.generation import as_prompts, generate
 from ..steering.hooks import PerPrompt, SteerText
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True)
-class Evaluation:
+MOST_DRAWN = 20
+"""Concepts in the figure, the weakest."""
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """Judged generations.
 
     `frame` has one row per generation: concept, prompt, response, seed, concept_score, instruct_score, fluency_score,
@@ -43,14 +51,20 @@ class Evaluation:
         value = self.frame.groupby("concept")[score].mean().mean()
         return None if pd.isna(value) else float(value)
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per generation; see `frame`."""
+        return self.frame.copy()
+
     def by_concept(self) -> pd.DataFrame:
-        """One row per concept: the mean of each score, the standard error of overall over rows, n, unscored."""
+        """One row per concept: the mean of each score, the standard error of overall over rows, n, unscored, and overall_low
+        and overall_high, the 95 % bootstrap interval of overall over rows (NaN where there is none; see `interval`)."""
         groups = self.frame.groupby("concept", sort=False)
         table = groups[list(SCORES)].mean()
         table["overall_error"] = groups["overall"].sem()
         table["n"] = groups.size()
         table["unscored"] = groups["overall"].apply(lambda column: int(column.isna().sum()))
-        return table
+        ends = [Evaluation(rows).interval() or (math.nan, math.nan) for _, rows in groups]
+        return table.assign(overall_low=[low for low, _ in ends], overall_high=[high for _, high in ends])
 
     def interval(self, score: str = "overall", level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
         """Bootstrap interval of the mean: over scored concepts, drawn whole, if there are several, else over rows.
@@ -77,11 +91,23 @@ class Evaluation:
         concepts = scored["concept"].nunique()
         missing = self.frame["concept"].nunique() - concepts
         unit = f"{concepts} concepts" if concepts > 1 else f"{len(scored)} responses to one concept"
-        told = "one response, no interval"
+        text = "one response, no interval"
         if interval is not None:
-            told = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
-            told += warning(concepts if concepts > 1 else len(scored))
-        return told + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
+            text = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f} over {unit}"
+            text += warning(concepts if concepts > 1 else len(scored))
+        return text + (f"; {missing} concept{'s' if missing > 1 else ''} unscored" if missing else "")
+
+    def plot(self) -> "go.Figure":
+        """Mean scores with the interval of the overall one, of all concepts and of each, the weakest first."""
+        from ..figures import plot_scores
+
+        concepts = self.by_concept().rename_axis("method").sort_values("overall", kind="stable").reset_index()
+        rows = concepts.head(MOST_DRAWN).to_dict("records")
+        if len(concepts) > 1:
+            low, high = self.interval() or (math.nan, math.nan)
+            means = {score: math.nan if (mean := self.mean(score)) is None else mean for score in SCORES}
+            rows.insert(0, {"method": f"all {len(concepts)} concepts", **means, "overall_low": low, "overall_high": high})
+        return plot_scores(pd.DataFrame(rows), "Scores by concept", "concept", f"{self.summary()}.")
 
     @staticmethod
     def concat(parts: Sequence["Evaluation"]) -> "Evaluation":
@@ -135,9 +161,9 @@ def concept_of_each(concept: str | Sequence[str], n: int) -> list[str]:
     concepts = [concept] * n if isinstance(concept, str) else list(concept)
     if len(concepts) != n:
         raise ValueError(f"{len(concepts)} concepts for {n} prompts: give one, or one per prompt")
-    for place, one in enumerate(concepts):
-        if not isinstance(one, str) or not one.strip():
-            raise ValueError(f"concept {place} is {one!r}: a judge needs words to look for")
+    for number, words in enumerate(concepts):
+        if not isinstance(words, str) or not words.strip():
+            raise ValueError(f"concept {number} is {words!r}: a judge needs words to look for")
     return concepts
 
 

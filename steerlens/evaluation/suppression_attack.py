@@ -7,7 +7,7 @@ one, as in the paper's code: concept = is the concept there all the same, instru
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,15 @@ from ..intervals import mean_interval, warning
 from ..judges.base import Judge, check_judge
 from ..model.bridge import Bridge
 from ..reproducibility import row_seeds
+from ..result import Result
 from ..scores import RATINGS, SCORES
 from ..steering.generation import as_prompts, generate
 from ..steering.hooks import PerPrompt
 from .scales import Steered, check_scales, scaled
 from .scoring import Evaluation, as_frame, concept_of_each, judge_rows
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Rewrite = Callable[[str, str], str]
 """(concept, instruction) -> an instruction that forbids the concept."""
@@ -37,8 +41,8 @@ class Attacked(NamedTuple):
     """What the model is given."""
 
 
-@dataclass(frozen=True, eq=False)
-class Suppression:
+@dataclass(frozen=True, eq=False, repr=False)
+class Suppression(Result):
     """Scores with and without the attack."""
 
     frame: pd.DataFrame
@@ -63,31 +67,31 @@ class Suppression:
         rows = self.frame
         chosen = rows[(rows["vector"] == vector) & (rows["scale"] == float(scale)) & (rows["attack"] == attack)]
         if chosen.empty:
-            there = sorted({(str(name), float(one)) for name, one in zip(rows["vector"], rows["scale"], strict=True)})
+            there = sorted({(str(name), float(at)) for name, at in zip(rows["vector"], rows["scale"], strict=True)})
             raise ValueError(f"there is no vector {vector!r} at scale {scale:g}; there are {there}")
         return Evaluation(chosen.reset_index(drop=True))
 
     def summary(self) -> str:
         """What is left under the attack, in a sentence per vector and scale, three at most."""
         table = self.to_frame().sort_values("attacked", ascending=False, kind="stable")
-        told = []
+        sentences = []
         for row in table.head(3).to_dict("records"):
             name = f"{row['vector']} at scale {row['scale']:g}"
             if pd.isna(row["drop"]):
-                told.append(f"{name}: not scored both with and without the attack ({row['unscored']} rows unscored).")
+                sentences.append(f"{name}: not scored both with and without the attack ({row['unscored']} rows unscored).")
                 continue
-            told.append(
+            sentences.append(
                 f"{name}: overall {row['overall']:.2f} of 2, {row['attacked']:.2f} under the attack (drop {row['drop']:.2f}, "
                 f"{_interval(row)}, {row['pairs']} of {row['n']} prompts scored in both, {row['unscored']} rows unscored)."
             )
-        more = len(table) - len(told)
-        return " ".join(told) + (f" {more} more." if more else "")
+        more = len(table) - len(sentences)
+        return " ".join(sentences) + (f" {more} more." if more else "")
 
-    def plot(self) -> Any:
-        """Overall score without the attack and under it, vector by vector and scale by scale, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Overall score without the attack and under it, vector by vector and scale by scale."""
         from ..figures import plot_suppression
 
-        return plot_suppression(self)
+        return plot_suppression(self.to_frame())
 
 
 def suppression(
@@ -132,8 +136,8 @@ def suppression(
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "chat": chat, "batch_size": batch_size}
     frames = []
     for name, steering in named.items():
-        for scale, one in scaled(steering, factors).items():
-            both = PerPrompt([*one, *one]) if isinstance(one, PerPrompt) else one
+        for scale, steered in scaled(steering, factors).items():
+            both = PerPrompt([*steered, *steered]) if isinstance(steered, PerPrompt) else steered
             responses = generate(model, [*batch, *given], both, seed=seeds, **settings)
             rows = as_frame(judge_rows(judge, concepts * 2, batch * 2, responses, seeds))
             rows = rows.assign(given=list(map(text_of, [*batch, *given])))
@@ -256,12 +260,12 @@ def _row(part: pd.DataFrame) -> dict[str, Any]:
     sides = {"overall": part[~part["attack"]], "attacked": part[part["attack"]]}
     row: dict[str, Any] = {}
     for name, rows in sides.items():
-        one = Evaluation(rows)
-        row[name] = _number(one.mean("overall"))
-        row[f"{name}_low"], row[f"{name}_high"] = one.interval() or (np.nan, np.nan)
+        side = Evaluation(rows)
+        row[name] = _number(side.mean("overall"))
+        row[f"{name}_low"], row[f"{name}_high"] = side.interval() or (np.nan, np.nan)
         before = "" if name == "overall" else "attacked_"
-        row |= {f"{before}{rating}": _number(one.mean(f"{rating}_score")) for rating in RATINGS}
-    row |= _drop(*(side.reset_index(drop=True) for side in sides.values()))
+        row |= {f"{before}{rating}": _number(side.mean(f"{rating}_score")) for rating in RATINGS}
+    row |= _drop(*(rows.reset_index(drop=True) for rows in sides.values()))
     return row | {"n": len(part) // 2, "unscored": int(part["overall"].isna().sum())}
 
 

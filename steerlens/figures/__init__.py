@@ -1,4 +1,4 @@
-"""Frames and results -> plotly figures and CircuitsVis views. Pure: no model, nothing is shown or written."""
+"""Frames and numbers -> plotly figures and CircuitsVis views. Pure: no model and no result, nothing is shown or written."""
 
 from .attention import plot_attention as plot_attention
 from .benchmarks import plot_benchmark as plot_benchmark

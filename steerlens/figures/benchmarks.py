@@ -10,12 +10,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation.axbench.results import AxBenchResult
-from ..evaluation.harness.scores import HarnessScores
-from ..evaluation.kl_and_perplexity import SideEffects
-from ..evaluation.pareto import Frontier
-from ..evaluation.scoring import Evaluation
-from ..evaluation.suppression_attack import Suppression
 from ..intervals import FEW
 from .scores import SCORE_RANGE
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, wrapped
@@ -24,17 +18,30 @@ MOST_NAMES = 40
 """Concepts that are named on the axis; more would run into one another."""
 ROW, LINE, DOT = 34, 16, 8
 """Pixels: a named concept, a line of its name if there are several, a concept without a name."""
-TOLD = 3
-"""Rows whose numbers fit into a note."""
+ROWS_SUMMARISED = 3
+"""Rows whose summary fits into a note."""
+
+Interval = tuple[float, float] | None
+"""The ends of an interval, if there is one."""
 
 
-def plot_benchmark(result: AxBenchResult, title: str = "AxBench protocol") -> go.Figure:
-    """Overall score of each concept, the best on top, with the mean over concepts, and beside it the vectors' norms."""
-    table = _with_intervals(result).sort_values("overall", kind="stable", na_position="first").reset_index()
+def plot_benchmark(
+    concepts: pd.DataFrame, mean: float | None, interval: Interval, summary: str, title: str = "AxBench protocol"
+) -> go.Figure:
+    """Overall score of each concept, the best on top, with the mean over concepts, and beside it the vectors' norms.
+
+    Args:
+        concepts: one row per concept: concept, genre, overall, overall_low, overall_high (0 to 2; NaN where unscored or where
+            there is no interval), n, unscored (responses), norm (residual-stream units, NaN without a vector).
+        mean: overall score over concepts, 0 to 2; None if none is scored.
+        interval: of the mean.
+        summary: the result in a sentence.
+    """
+    table = concepts.sort_values("overall", kind="stable", na_position="first", ignore_index=True)
     few = len(table) <= MOST_NAMES
     sized = bool(table["norm"].notna().any())
     figure = make_subplots(rows=1, cols=1 + sized, shared_yaxes=True, column_widths=[0.7, 0.3][: 1 + sized])
-    places = pd.Series(range(len(table)), index=table.index)
+    heights = pd.Series(range(len(table)), index=table.index)
     genres = sorted(table["genre"].fillna("concepts").unique())
     for number, genre in enumerate(genres):
         mine = table["genre"].fillna("concepts") == genre
@@ -43,34 +50,23 @@ def plot_benchmark(result: AxBenchResult, title: str = "AxBench protocol") -> go
         spread = _bars(rows, "overall") | ({} if few else {"width": 0, "thickness": 0.8})
         shown = {"mode": "markers", "marker": look, "customdata": names, "legendgroup": genre}
         hover = "%{customdata}<br>overall %{x:.2f}"
-        figure.add_trace(curve(genre, rows["overall"], places[mine], hover, error_x=spread, **shown), row=1, col=1)
+        figure.add_trace(curve(genre, rows["overall"], heights[mine], hover, error_x=spread, **shown), row=1, col=1)
         if sized:
-            norms = curve(genre, rows["norm"], places[mine], "%{customdata}<br>norm %{x:.3g}", showlegend=False, **shown)
+            norms = curve(genre, rows["norm"], heights[mine], "%{customdata}<br>norm %{x:.3g}", showlegend=False, **shown)
             figure.add_trace(norms, row=1, col=2)
-    _mean_line(figure, result)
+    _mean_line(figure, mean, interval)
     scored = zip(table["concept"], table["overall"], strict=True)
     ticks = [wrapped(f"{name}{' (unscored)' * math.isnan(score)}") for name, score in scored]
-    shown = {"tickvals": list(places), "ticktext": ticks} if few else {"showticklabels": False, "showgrid": False}
+    shown = {"tickvals": list(heights), "ticktext": ticks} if few else {"showticklabels": False, "showgrid": False}
     figure.update_yaxes(range=(-0.7, len(table) - 0.3), zeroline=False, **shown)
     figure.update_yaxes(title_text="concept" if few else f"{len(table)} concepts, by score", col=1)
     figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE, col=1)
     if sized:
         figure.update_xaxes(title_text="norm of the vector<br>(residual-stream units)", rangemode="tozero", col=2)
-    note = (
-        f"{result.settings['method']}: {result.evaluation.summary()}. Dots: concepts, with {_spread_of(table)}. "
-        f"Grey: mean over concepts{_spread_of_mean(result)}."
-    )
+    spread = _spread_of_mean(interval, int(table["overall"].notna().sum()))
+    note = f"{summary} Dots: concepts, with {_spread_of(table)}. Grey: mean over concepts{spread}."
     height = max(420, 240 + (max(ROW, _tallest(ticks)) if few else DOT) * len(table))
     return finish(figure, title, note, height=height, showlegend=len(genres) > 1, legend=LEGEND_BELOW)
-
-
-def _with_intervals(result: AxBenchResult) -> pd.DataFrame:
-    """`by_concept` with the ends of each concept's interval over its responses, NaN where it has none."""
-    parts = result.evaluation.frame.groupby("concept", sort=False)
-    ends = {name: Evaluation(part).interval() or (math.nan, math.nan) for name, part in parts}
-    table = result.by_concept()
-    lows, highs = zip(*(ends[name] for name in table.index), strict=True)
-    return table.assign(overall_low=lows, overall_high=highs)
 
 
 def _spread_of(table: pd.DataFrame) -> str:
@@ -81,14 +77,13 @@ def _spread_of(table: pd.DataFrame) -> str:
         return "no interval, as each has a single scored response"
     if small[known].all():
         return "the range over their responses, which are too few for an interval"
-    told = "the 95 % interval over their responses"
-    return told + (f" (the range, if fewer than {FEW} are scored)" if small.any() else "")
+    text = "the 95 % interval over their responses"
+    return text + (f" (the range, if fewer than {FEW} are scored)" if small.any() else "")
 
 
-def _spread_of_mean(result: AxBenchResult) -> str:
-    """What the grey band is."""
-    scored = result.evaluation.frame.dropna(subset=["overall"])["concept"].nunique()
-    if result.evaluation.interval() is None:
+def _spread_of_mean(interval: Interval, scored: int) -> str:
+    """What the grey band over so many scored concepts is."""
+    if interval is None:
         return ""
     if scored == 1:
         return " and what is said of its dot"
@@ -100,24 +95,26 @@ def _tallest(ticks: list[str]) -> int:
     return 6 + LINE * max(name.count("<br>") + 1 for name in ticks)
 
 
-def _mean_line(figure: go.Figure, result: AxBenchResult) -> None:
-    overall, interval = result.evaluation.overall, result.evaluation.interval()
-    if overall is None:
+def _mean_line(figure: go.Figure, mean: float | None, interval: Interval) -> None:
+    if mean is None:
         return
     across = {"xref": "x", "yref": "y domain", "y0": 0, "y1": 1, "layer": "below"}
     if interval is not None:
         figure.add_shape(type="rect", x0=interval[0], x1=interval[1], fillcolor=GREY, opacity=0.2, line_width=0, **across)
-    figure.add_shape(type="line", x0=overall, x1=overall, line={"color": GREY, "dash": "dash", "width": 1.5}, **across)
+    figure.add_shape(type="line", x0=mean, x1=mean, line={"color": GREY, "dash": "dash", "width": 1.5}, **across)
 
 
-def plot_suppression(result: Suppression, title: str = "Suppression attack") -> go.Figure:
-    """Overall score without the attack (open) and under it (filled), one line per vector and scale."""
-    table = result.to_frame()
+def plot_suppression(table: pd.DataFrame, title: str = "Suppression attack") -> go.Figure:
+    """Overall score without the attack (open) and under it (filled), one line per vector and scale.
+
+    Args:
+        table: what `Suppression.to_frame` gives.
+    """
     names = [wrapped(f"{row['vector']} x {row['scale']:g}{_missing(row)}") for row in table.to_dict("records")]
     figure = go.Figure()
-    for place, (x0, x1) in enumerate(zip(table["overall"], table["attacked"], strict=True)):
+    for row, (x0, x1) in enumerate(zip(table["overall"], table["attacked"], strict=True)):
         if not (math.isnan(x0) or math.isnan(x1)):
-            figure.add_shape(type="line", x0=x0, x1=x1, y0=place, y1=place, line={"color": GREY, "width": 1})
+            figure.add_shape(type="line", x0=x0, x1=x1, y0=row, y1=row, line={"color": GREY, "width": 1})
     looks = {
         "overall": (
             "without the attack",
@@ -127,9 +124,9 @@ def plot_suppression(result: Suppression, title: str = "Suppression attack") -> 
         "attacked": ("under the attack", {"symbol": "circle", "color": COLORS[1], "size": 11}, 0.12),
     }
     for column, (name, marker, shift) in looks.items():
-        rows = [place + shift for place in range(len(table))]
+        heights = [row + shift for row in range(len(table))]
         settings = {"mode": "markers", "marker": marker, "customdata": names, "error_x": _bars(table, column)}
-        figure.add_trace(curve(name, table[column], rows, "%{customdata}<br>overall %{x:.2f}", **settings))
+        figure.add_trace(curve(name, table[column], heights, "%{customdata}<br>overall %{x:.2f}", **settings))
     figure.update_shapes(layer="below")
     figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE)
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": (len(names) - 0.5, -0.5)}
@@ -152,14 +149,22 @@ def _missing(row: Mapping[Hashable, Any]) -> str:
     plain, attacked = math.isnan(row["overall"]), math.isnan(row["attacked"])
     if plain and attacked:
         return " (unscored)"
-    return " (unscored under the attack)" if attacked else " (unscored without the attack)" if plain else ""
+    if attacked:
+        return " (unscored under the attack)"
+    return " (unscored without the attack)" if plain else ""
 
 
-def plot_frontier(result: Frontier, title: str = "Utility against score") -> go.Figure:
-    """Each vector as a line through its scales; what no other point dominates is ringed."""
+def plot_frontier(
+    frame: pd.DataFrame, score_name: str = "score", utility_name: str = "utility", title: str = "Utility against score"
+) -> go.Figure:
+    """Each vector as a line through its scales; what no other point dominates is ringed.
+
+    Args:
+        frame: what `Frontier.to_frame` gives, the unsteered model first.
+        score_name, utility_name: what the axes say.
+    """
     figure = go.Figure()
-    table = result.frame
-    for number, (name, rows) in enumerate(table.groupby("vector", sort=False)):
+    for number, (name, rows) in enumerate(frame.groupby("vector", sort=False)):
         plain = number == 0
         look = {"color": GREY, "width": 0} if plain else line_look(number - 1)
         rows = rows.sort_values("scale", kind="stable")
@@ -174,13 +179,13 @@ def plot_frontier(result: Frontier, title: str = "Utility against score") -> go.
         }
         hover = "scale %{customdata:g}<br>score %{x:.3g}<br>utility %{y:.3g}"
         figure.add_trace(curve(str(name), rows["score"], rows["utility"], hover, line=look, **shown))
-    best = result.efficient()
+    best = frame[frame["efficient"]].sort_values("score", kind="stable")
     ring = {"symbol": "circle-open", "size": 17, "color": "#000000", "line": {"width": 1.5}}
     settings = {"mode": "markers", "marker": ring, "customdata": [label(name) for name in best["vector"]]}
     hover = "%{customdata}<br>score %{x:.3g}<br>utility %{y:.3g}"
     figure.add_trace(curve("not dominated", best["score"], best["utility"], hover, **settings))
-    figure.update_xaxes(title_text=html.escape(result.score_name, quote=False))
-    figure.update_yaxes(title_text=html.escape(result.utility_name, quote=False))
+    figure.update_xaxes(title_text=html.escape(score_name, quote=False))
+    figure.update_yaxes(title_text=html.escape(utility_name, quote=False))
     note = (
         "Up and to the right is better. Small text: scale of the factor. Ringed: no other point is at least as good in both, "
         "as measured. Bars: 95 % interval of each point; do not rank points whose bars overlap widely."
@@ -188,10 +193,14 @@ def plot_frontier(result: Frontier, title: str = "Utility against score") -> go.
     return finish(figure, title, note, height=600, legend=LEGEND_BELOW)
 
 
-def plot_side_effects(result: SideEffects, title: str = "Side effects without a judge") -> go.Figure:
-    """KL to the unsteered model, and perplexity of the steered responses under it, by scale."""
+def plot_side_effects(frame: pd.DataFrame, title: str = "Side effects without a judge") -> go.Figure:
+    """KL to the unsteered model, and perplexity of the steered responses under it, by scale.
+
+    Args:
+        frame: what `SideEffects.to_frame` gives, the unsteered model first.
+    """
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
-    plain, table = result.frame.iloc[0], result.frame.iloc[1:]
+    plain, table = frame.iloc[0], frame.iloc[1:]
     units = {
         "kl": "KL to the unsteered model (nats per token)",
         "perplexity": "perplexity under the unsteered model (per token)",
@@ -206,7 +215,7 @@ def plot_side_effects(result: SideEffects, title: str = "Side effects without a 
             )
         figure.update_yaxes(title_text=unit, row=1, col=column)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    ends = result.frame[["perplexity", "perplexity_low", "perplexity_high"]].to_numpy(float)
+    ends = frame[["perplexity", "perplexity_low", "perplexity_high"]].to_numpy(float)
     figure.update_yaxes(type="log", **_log_axis(ends.ravel()), row=1, col=2)
     figure.update_xaxes(title_text="scale of the factor")
     line = {"color": GREY, "dash": "dash", "width": 1.5}
@@ -247,21 +256,25 @@ def _round_step(least: float) -> float:
     return next(step for digit in (1, 2, 5, 10) if (step := float(f"{digit}e{power}")) >= least)
 
 
-def plot_harness(result: HarnessScores, title: str = "Benchmarks on the steered model") -> go.Figure:
-    """Value of each task and metric, with 1.96 standard errors."""
-    table = result.frame
-    names = [wrapped(f"{row['task']}: {row['metric']}{_filtered(row['filter'])}") for row in table.to_dict("records")]
-    bars = {"array": 1.96 * table["stderr"], "thickness": 1.5, "width": 4}
-    counts = [f"{name}<br>n {n}" for name, n in zip(names, table["n"], strict=True)]
+def plot_harness(frame: pd.DataFrame, summary: str = "", title: str = "Benchmarks on the steered model") -> go.Figure:
+    """Value of each task and metric, with 1.96 standard errors.
+
+    Args:
+        frame: what `HarnessScores.to_frame` gives.
+        summary: the numbers in a sentence, which stands under the title if they are few.
+    """
+    names = [wrapped(f"{row['task']}: {row['metric']}{_filtered(row['filter'])}") for row in frame.to_dict("records")]
+    bars = {"array": 1.96 * frame["stderr"], "thickness": 1.5, "width": 4}
+    counts = [f"{name}<br>n {n}" for name, n in zip(names, frame["n"], strict=True)]
     settings = {"mode": "markers", "marker": {"size": 11, "color": COLORS[0]}, "customdata": counts, "error_x": bars}
-    figure = go.Figure(curve("value", table["value"], list(range(len(names))), "%{customdata}<br>%{x:.3g}", **settings))
+    figure = go.Figure(curve("value", frame["value"], list(range(len(names))), "%{customdata}<br>%{x:.3g}", **settings))
     figure.update_xaxes(title_text="value (in the metric's own units)", rangemode="tozero")
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": (len(names) - 0.5, -0.5)}
     figure.update_yaxes(title_text="task: metric", zeroline=False, **ticks)
     note = (
         "Dots: values, each in its metric's own units. Bars: 1.96 standard errors of lm-evaluation-harness, where it gives one."
     )
-    note = f"{result.summary()} {note}" if len(table) <= TOLD else note
+    note = f"{summary} {note}" if summary and len(frame) <= ROWS_SUMMARISED else note
     return finish(figure, title, note, height=240 + 52 * len(names), showlegend=False)
 
 

@@ -46,7 +46,7 @@ def plot_heatmap(frame: pd.DataFrame, title: str = "Score by settings") -> go.Fi
     *by, y, x, score = [str(name) for name in frame][: list(frame).index("low")]
     names = {axis: _names(frame[axis]) for axis in (*by, y, x)}
     maps = _maps(frame, by, names)
-    heads = _heads([[f"{axis} {names[axis][value]}" for axis, value in zip(by, place, strict=True)] for place, _ in maps])
+    heads = _heads([[f"{axis} {names[axis][value]}" for axis, value in zip(by, values, strict=True)] for values, _ in maps])
     columns = min(len(maps), PER_ROW)
     rows = math.ceil(len(maps) / columns)
     angle, below = _room(list(names[x].values()), WIDTH / columns)
@@ -80,28 +80,29 @@ def _maps(frame: pd.DataFrame, by: Sequence[str], names: Mapping[str, Names]) ->
     """The settings of each map and its rows, in the order of the settings."""
     if not by:
         return [([], frame)]
-    found = [([_plain(value) for value in place], part) for place, part in frame.groupby(list(by), sort=False, dropna=False)]
+    groups = frame.groupby(list(by), sort=False, dropna=False)
+    found = [([_plain(value) for value in values], part) for values, part in groups]
     orders = [list(names[axis]) for axis in by]
-    return sorted(found, key=lambda one: [order.index(value) for order, value in zip(orders, one[0], strict=True)])
+    return sorted(found, key=lambda item: [order.index(value) for order, value in zip(orders, item[0], strict=True)])
 
 
 def _heads(maps: Sequence[Sequence[str]]) -> list[str]:
     """The settings of each map over it, one per line in all maps where one map's are too long for one line."""
     plain = [[html.unescape(part.replace("<br>", " ")) for part in parts] for parts in maps]
-    told = [", ".join(parts) for parts in plain]
-    if max(map(len, told)) <= LONGEST_TITLE:
-        return [html.escape(text, quote=False) for text in told]
-    lines = [[line for part in parts for line in textwrap.wrap(part, LONGEST_TITLE)] for parts in plain]
-    return ["<br>".join(html.escape(line, quote=False) for line in some) for some in lines]
+    titles = [", ".join(parts) for parts in plain]
+    if max(map(len, titles)) <= LONGEST_TITLE:
+        return [html.escape(title, quote=False) for title in titles]
+    heads = [[line for part in parts for line in textwrap.wrap(part, LONGEST_TITLE)] for parts in plain]
+    return ["<br>".join(html.escape(line, quote=False) for line in lines) for lines in heads]
 
 
 def _room(names: Sequence[str], width: int | float) -> tuple[int, int | float]:
     """Angle of the names under a map, and the pixels that they and the axis title take."""
-    lines = [html.unescape(name).split("<br>") for name in names]
-    longest = LETTER * max(len(line) for some in lines for line in some)
+    listed = [html.unescape(name).split("<br>") for name in names]
+    longest = LETTER * max(len(line) for lines in listed for line in lines)
     if (longest + 8) * len(names) <= width:
-        return 0, AXIS + 15 * max(map(len, lines))
-    return -45, AXIS + 0.75 * (longest + 15 * max(map(len, lines)))
+        return 0, AXIS + 15 * max(map(len, listed))
+    return -45, AXIS + 0.75 * (longest + 15 * max(map(len, listed)))
 
 
 def _of(names: Names, column: pd.Series) -> Names:
@@ -120,11 +121,11 @@ def _map(part: pd.DataFrame, columns: tuple[str, str, str], across: Names, down:
     values = np.full((len(down), len(across)), np.nan)
     texts, counts = np.full(values.shape, "", dtype=object), np.full((*values.shape, 6), np.nan, dtype=object)
     for row in part.to_dict("records"):
-        place = list(down).index(_plain(row[y])), list(across).index(_plain(row[x]))
-        values[place] = row[score]
+        cell = list(down).index(_plain(row[y])), list(across).index(_plain(row[x]))
+        values[cell] = row[score]
         number = f"{row[score]:{'.2f' if score in SCORES else '.3g'}}{'*' * (row['missing'] > 0)}"
-        texts[place] = "none" if math.isnan(row[score]) else number
-        counts[place] = [_sure(row), *(int(row[name]) for name in COUNTED[2:])]
+        texts[cell] = "none" if math.isnan(row[score]) else number
+        counts[cell] = [_sure(row), *(int(row[name]) for name in COUNTED[2:])]
     hover = (
         f"{label(y)} %{{y}}, {label(x)} %{{x}}<br>{label(score)} %{{z:.3g}} (%{{customdata[0]}})<br>"
         "%{customdata[1]} concepts, %{customdata[2]} seeds, %{customdata[3]} cells<br>%{customdata[4]} cells missing, "
@@ -195,7 +196,11 @@ def _hover(frame: pd.DataFrame, judged: bool) -> str:
     if known.empty:
         return "hover for what it is made of (no intervals: one concept and one seed)"
     many = known["concepts"] > 1
-    kind = "concepts" if many.all() else "seeds" if not many.any() else "concepts or seeds"
+    kind = "concepts or seeds"
+    if many.all():
+        kind = "concepts"
+    elif not many.any():
+        kind = "seeds"
     units = known["concepts"].where(many, known["seeds"])
     intervals = known[units >= FEW]
     if intervals.empty:

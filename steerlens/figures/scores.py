@@ -1,7 +1,6 @@
 """Judged scores: by layer, by factor, by method."""
 
 import math
-from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -9,8 +8,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..evaluation.factor_selection import Selection
-from ..evaluation.layer_scan import LayerScan
 from ..scores import HIGHEST, RATINGS
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, mark, wrapped
 from .training import loss_title
@@ -34,12 +31,18 @@ LOOKS = {
 }
 
 
-def plot_scan(scan: LayerScan, title: str = "One vector per layer") -> go.Figure:
-    """Held-out loss of each layer's vector, and below it, if judged, the scores with the interval of the overall one."""
-    frame = scan.frame.sort_values("layer").astype(float)
-    judged = "overall" in frame and bool(frame["overall"].notna().any())
+def plot_scan(frame: pd.DataFrame, best: int, summary: str = "", title: str = "One vector per layer") -> go.Figure:
+    """Held-out loss of each layer's vector, and below it, if judged, the scores with the interval of the overall one.
+
+    Args:
+        frame: one row per layer, as `LayerScan.frame`; its `attrs["objective"]` says which loss it is.
+        best: the layer to mark.
+        summary: the result in a sentence.
+    """
+    table = frame.sort_values("layer").astype(float)
+    judged = "overall" in table and bool(table["overall"].notna().any())
     figure = make_subplots(rows=1 + judged, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    layers, loss, unsteered = frame["layer"], frame["held_out_loss"], [frame["unsteered_loss"].iloc[0]] * 2
+    layers, loss, unsteered = table["layer"], table["held_out_loss"], [table["unsteered_loss"].iloc[0]] * 2
     ends = float(layers.min()) - 0.5, float(layers.max()) + 0.5
     dashed = {"color": GREY, "dash": "dash", "width": 2}
     traces = [
@@ -47,45 +50,52 @@ def plot_scan(scan: LayerScan, title: str = "One vector per layer") -> go.Figure
         curve("unsteered loss", ends, unsteered, "%{y:.4g}", line=dashed, mode="lines"),
     ]
     figure.add_traces(traces, rows=1, cols=1)
-    figure.update_yaxes(title_text=loss_title([scan.frame]), row=1)
+    figure.update_yaxes(title_text=loss_title([frame]), row=1)
     if judged:
-        figure.add_traces(_score_curves(layers, frame, "layer"), rows=2, cols=1)
+        figure.add_traces(_score_curves(layers, table, "layer"), rows=2, cols=1)
         figure.update_yaxes(title_text="mean score (0 to 2)", range=SCORE_RANGE, row=2)
     figure.update_xaxes(range=ends, dtick=math.ceil((ends[1] - ends[0]) / 27))
     figure.update_xaxes(title_text="layer (0-based block whose output is edited)", row=1 + judged)
-    mark(figure, scan.best, f"best: layer {scan.best}")
-    return finish(figure, title, scan.summary(), height=720 if judged else 480)
+    mark(figure, best, f"best: layer {best}")
+    return finish(figure, title, summary, height=720 if judged else 480)
 
 
-def plot_selection(selection: Selection | Mapping[str, Selection], title: str = "Scores by factor") -> go.Figure:
-    """Mean scores of one concept's factors with the chosen one, or the overall score of several concepts' factors."""
-    named = {"": selection} if isinstance(selection, Selection) else dict(selection)
+def plot_selection(means: pd.DataFrame, chosen: pd.DataFrame, title: str = "Scores by factor") -> go.Figure:
+    """Mean scores of one concept's factors with the chosen one, or the overall score of several concepts' factors.
+
+    Args:
+        means: one row per concept and factor: concept, factor, overall (0 to 2), and for a single concept the ratings.
+        chosen: one row per concept: concept, factor, oracle, fair (0 to 2, NaN if there is none), n, unscored (responses).
+    """
+    alone = len(chosen) == 1
     figure = go.Figure()
     figure.update_xaxes(title_text="factor (alpha, a number)")
-    figure.update_yaxes(title_text=f"mean {'score' if len(named) == 1 else 'overall score'} (0 to 2)", range=SCORE_RANGE)
-    if len(named) == 1:
-        (only,) = named.values()
-        table = only.by_factor().sort_index()
-        figure.add_traces(_score_curves(table.index, table, "factor"))
-        mark(figure, only.factor, f"chosen: {only.factor:.4g}")
-        note = f"{_worth([only])} {only.unscored} of {only.n_generations} responses unscored."
-        return finish(figure, f"{title}: {label(only.frame['concept'].iloc[0])}", note)
-    for number, (name, one) in enumerate(named.items()):
-        overall, hover = one.by_factor()["overall"].sort_index(), "factor %{x:.4g}<br>overall %{y:.2f}"
-        figure.add_trace(curve(name, overall.index, overall, hover, line=line_look(number), marker={"size": 5}))
-    chosen, oracle = zip(*((one.factor, one.oracle) for one in named.values()), strict=True)
+    figure.update_yaxes(title_text=f"mean {'score' if alone else 'overall score'} (0 to 2)", range=SCORE_RANGE)
+    if alone:
+        table, row = means.drop(columns="concept").sort_values("factor"), chosen.iloc[0]
+        figure.add_traces(_score_curves(table["factor"], table, "factor"))
+        mark(figure, row["factor"], f"chosen: {row['factor']:.4g}")
+        note = f"{_worth(chosen)} {row['unscored']} of {row['n']} responses unscored."
+        return finish(figure, f"{title}: {label(row['concept'])}", note)
+    hover = "factor %{x:.4g}<br>overall %{y:.2f}"
+    for number, concept in enumerate(chosen["concept"]):
+        table = means[means["concept"] == concept].sort_values("factor")
+        look = {"line": line_look(number), "marker": {"size": 5}}
+        figure.add_trace(curve(concept, table["factor"], table["overall"], hover, **look))
     ring = {"symbol": "circle-open", "size": 14, "color": "#000000", "line": {"width": 2}}
-    settings = {"mode": "markers", "marker": ring, "customdata": [label(name) for name in named]}
-    figure.add_trace(curve("chosen", chosen, oracle, "%{customdata}<br>factor %{x:.4g}<br>overall %{y:.2f}", **settings))
-    return finish(figure, title, _worth(list(named.values())), height=560, legend=LEGEND_BELOW)
+    settings = {"mode": "markers", "marker": ring, "customdata": [label(concept) for concept in chosen["concept"]]}
+    figure.add_trace(curve("chosen", chosen["factor"], chosen["oracle"], f"%{{customdata}}<br>{hover}", **settings))
+    return finish(figure, title, _worth(chosen), height=560, legend=LEGEND_BELOW)
 
 
-def plot_scores(frame: pd.DataFrame, title: str = "Scores by method") -> go.Figure:
+def plot_scores(frame: pd.DataFrame, title: str = "Scores by method", rows: str = "method", summary: str = "") -> go.Figure:
     """Overall score of each method with its interval, the first on top, and under it the ratings it is made of.
 
     Args:
         frame: columns method, overall, overall_low, overall_high, and optionally concept, instruct and fluency (or
             concept_score, ...), one row per method.
+        rows: what stands in the column "method", for the axis.
+        summary: the result in a sentence.
     """
     table = _plain(frame)
     methods = zip(table["method"], table["overall"].isna(), strict=True)
@@ -93,14 +103,14 @@ def plot_scores(frame: pd.DataFrame, title: str = "Scores by method") -> go.Figu
     shown = [name for name in LOOKS if name in table]
     figure = go.Figure()
     for lane, name in enumerate(shown):
-        main, rows = name == "overall", [row + (lane - (len(shown) - 1) / 2) * 0.17 for row in range(len(table))]
+        main, heights = name == "overall", [row + (lane - (len(shown) - 1) / 2) * 0.17 for row in range(len(table))]
         marker = {"color": LOOKS[name].color, "symbol": LOOKS[name].symbol, "size": 11 if main else 6}
         settings = {"mode": "markers", "marker": marker, "customdata": names, "error_x": _interval(table) if main else None}
-        figure.add_trace(curve(name, table[name], rows, "%{customdata}<br>%{x:.2f}", **settings))
-    places, ends = list(range(len(names))), (len(names) - 0.5, -0.5)
+        figure.add_trace(curve(name, table[name], heights, "%{customdata}<br>%{x:.2f}", **settings))
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": (len(names) - 0.5, -0.5)}
     figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE)
-    figure.update_yaxes(title_text="method", tickvals=places, ticktext=names, range=ends, zeroline=False)
-    note = "Bars: 95 % interval." + " Small markers: the ratings (0 to 2)." * (len(shown) > 1)
+    figure.update_yaxes(title_text=rows, **ticks, zeroline=False)
+    note = f"{summary} " * bool(summary) + "Bars: 95 % interval." + " Small markers: the ratings (0 to 2)." * (len(shown) > 1)
     return finish(figure, title, note, height=190 + 52 * len(names), showlegend=len(shown) > 1)
 
 
@@ -128,9 +138,9 @@ def _interval(table: pd.DataFrame) -> dict[str, Any]:
     return {"array": above, "arrayminus": below, "thickness": 1.5, "width": 4}
 
 
-def _worth(selections: Sequence[Selection]) -> str:
+def _worth(chosen: pd.DataFrame) -> str:
     """Fair and oracle score, and what they are, over the concepts."""
-    fairs = [one.fair for one in selections if one.fair is not None]
+    fairs = chosen["fair"].dropna().tolist()
     fair = f"Fair {fmean(fairs):.2f} (chosen on half of the prompts, reported on the other)" if fairs else "No fair score"
-    over = f", means over {len(selections)} concepts" if len(selections) > 1 else ""
-    return f"{fair}, oracle {fmean(one.oracle for one in selections):.2f} (on the prompts that chose){over}."
+    over = f", means over {len(chosen)} concepts" if len(chosen) > 1 else ""
+    return f"{fair}, oracle {fmean(chosen['oracle']):.2f} (on the prompts that chose){over}."

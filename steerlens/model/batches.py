@@ -87,6 +87,12 @@ def _check_length(model: Bridge, number: int, prompt: int, response: int) -> Non
         )
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError unless there is at least one row in a batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+
+
 def pairs(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     """All responses, then all neutral responses, as examples of their own."""
     neutral = [example._replace(response=example.neutral) for example in examples if example.neutral is not None]

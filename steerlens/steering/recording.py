@@ -12,6 +12,7 @@ from ..model.batches import Batch, EncodedExample, collate
 from ..model.bridge import Bridge, HookFunction, context_length, model_name
 from ..model.chat import encode_response
 from ..model.forward import announced, forward, frozen
+from ..vector import SteeringVector
 from .generation import as_prompts, decode, prepare
 from .hooks import Steer, steer
 
@@ -125,6 +126,12 @@ def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "
 def noise(model: Bridge) -> float:
     """Nats per token: an effect below this is rounding in the model's dtype (see `NOISE`)."""
     return NOISE.get(model.cfg.dtype, NOISE[torch.float32])
+
+
+def overflow(found: str, vectors: Sequence[SteeringVector]) -> ValueError:
+    """The error for numbers of a steered model that are not finite, `found` saying which."""
+    norms = ", ".join(f"{vector.norm:.4g}" for vector in vectors)
+    return ValueError(f"{found}: the model overflows under a vector of norm {norms}: use a smaller factor")
 
 
 def check_effect(model: Bridge, kl: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ..evaluation.scoring import as_frame
 from ..intervals import mean_interval
 from ..judges.base import Judge
 from ..model.bridge import Bridge
+from ..result import Result
 from ..scores import SCORES
 from ..steering.generation import as_prompts
 from ..training.scaling import TrainConfig
@@ -25,6 +26,9 @@ from .executors import Pool, Workers, local, on_ray
 from .grid import Grid, cells_of, check_neutral
 from .run_folder import Folder, agree, made_with, of_job
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 Prompts = Mapping[Any, Sequence[Prompt]] | Callable[[Any], Sequence[Prompt]]
 Retry = Literal["failed", "unscored", "none"]
 NUMBERS = ("trained_factor", "norm", "loss", "steps")
@@ -33,8 +37,8 @@ _RUN = ("n", "unscored", *NUMBERS, "seconds", "made_with", "error")
 _RESPONSE = ("row", "prompt", "response", "sampling_seed", *SCORES, "error")
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Result):
     """The cells of a sweep, as far as they have run."""
 
     out: str
@@ -80,6 +84,10 @@ class Sweep:
         """
         return Folder(self.out).vector(key)
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per cell that has run; see `frame`."""
+        return self.frame.copy()
+
     def summary(self) -> str:
         """The result in a sentence or two."""
         done = self.frame[self.frame["error"].isna()]
@@ -120,32 +128,57 @@ class Sweep:
         Raises:
             ValueError: unknown axes or score; an axis that varies and is named nowhere, since a mean over it would hide it.
         """
-        named = (*by, y, x)
-        chosen = [cell for cell in self.cells if all(cell.settings.get(axis) == v for axis, v in (where or {}).items())]
-        self._check_axes(named, chosen, where or {}, score)
-        places: dict[tuple[Any, ...], list[Cell]] = {}
-        for cell in chosen:
-            places.setdefault(tuple(_frozen(cell.settings.get(axis)) for axis in named), []).append(cell)
-        known: Any = self.frame.set_index("key")
-        rows = [
-            dict(zip(named, place, strict=True)) | _mean_of(cells, known.reindex([c.key for c in cells]), score, level, seed)
-            for place, cells in places.items()
-        ]
-        return pd.DataFrame(rows)
+        return self._means((*by, y, x), where or {}, score, level, seed)
 
     def plot(
         self,
-        x: str,
-        y: str,
+        x: str | None = None,
+        y: str | None = None,
         *,
         by: Sequence[str] = (),
         where: Mapping[str, Any] | None = None,
         score: str = "overall",
-    ) -> Any:
-        """The maps of `heatmap`, one per combination of the axes in `by`, as a plotly figure."""
+    ) -> "go.Figure":
+        """The maps of `heatmap`, one per combination of the axes in `by`; without `y` a single row.
+
+        Without `x` and `y`: the first two axes that vary, and a map for each combination of the others that do.
+        """
         from ..figures import plot_heatmap
 
+        where = where or {}
+        if x is None and y is not None:
+            raise ValueError(f"y is {y!r} and x is not given: name both axes, x alone, or neither")
+        if x is None:
+            x, y, by = self._axes_to_draw(by, where)
+        if y is None:
+            table = self._means((*by, x), where, score)
+            table.insert(len(by), "score", score)
+            return plot_heatmap(table)
         return plot_heatmap(self.heatmap(x, y, by=by, where=where, score=score))
+
+    def _axes_to_draw(self, by: Sequence[str], where: Mapping[str, Any]) -> tuple[str, str | None, tuple[str, ...]]:
+        """Axes across and down (None: the grid has one) and those of which each combination has a map."""
+        cells = [cell for cell in self.cells if all(cell.settings.get(axis) == value for axis, value in where.items())]
+        varying = [axis for axis in self.axes if len({_frozen(cell.settings.get(axis)) for cell in cells}) > 1]
+        free = [axis for axis in (*varying, *self.axes) if axis not in by]
+        x, *others = dict.fromkeys(free)
+        return x, others[0] if others else None, (*by, *(axis for axis in others[1:] if axis in varying))
+
+    def _means(
+        self, named: Sequence[str], where: Mapping[str, Any], score: str, level: float = 0.95, seed: int = 0
+    ) -> pd.DataFrame:
+        """A row per combination of the values of the named axes."""
+        chosen = [cell for cell in self.cells if all(cell.settings.get(axis) == v for axis, v in where.items())]
+        self._check_axes(named, chosen, where, score)
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in chosen:
+            groups.setdefault(tuple(_frozen(cell.settings.get(axis)) for axis in named), []).append(cell)
+        known: Any = self.frame.set_index("key")
+        rows = [
+            dict(zip(named, values, strict=True)) | _mean_of(cells, known.reindex([c.key for c in cells]), score, level, seed)
+            for values, cells in groups.items()
+        ]
+        return pd.DataFrame(rows)
 
     def _check_axes(self, named: Sequence[str], cells: Sequence[Cell], where: Mapping[str, Any], score: str) -> None:
         if unknown := [axis for axis in (*named, *where) if axis not in self.axes]:

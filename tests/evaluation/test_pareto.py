@@ -15,8 +15,8 @@ import steerlens
 from steerlens import PerPrompt, Scores, ScriptedJudge, SteeringPrompt
 from steerlens.evaluation import pareto as tradeoffs
 from steerlens.evaluation.calibration import mean_kl
-from steerlens.evaluation.kl_and_perplexity import SideEffects, per_token, side_effects
 from steerlens.evaluation.pareto import Frontier, frontier
+from steerlens.evaluation.side_effect_measures import SideEffects, per_token, side_effects
 from steerlens.intervals import share_interval
 from steerlens.model.chat import encode_prompt, stop_tokens
 

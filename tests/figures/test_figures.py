@@ -14,6 +14,7 @@ import torch
 import steerlens
 from steerlens import LayerScan, Selection, SteeringVector, figures
 from steerlens.display.html_page import write_page
+from steerlens.evaluation.factor_selection import Selections
 from steerlens.figures import style
 
 HISTORY = pd.DataFrame(
@@ -112,7 +113,7 @@ LAYER_AXIS = "layer (0-based block whose output is edited)"
 
 
 def test_scan_by_loss() -> None:
-    figure = figures.plot_scan(scan(judged=False))
+    figure = scan(judged=False).plot()
     traces = by_name(figure)
     assert list(traces) == ["held-out loss", "unsteered loss"]
     assert list(traces["held-out loss"].x) == [2, 4, 6] and list(traces["held-out loss"].y) == [1.3, 1.2, 1.1]
@@ -125,7 +126,7 @@ def test_scan_by_loss() -> None:
 
 
 def test_scan_judged() -> None:
-    figure = figures.plot_scan(scan(judged=True))
+    figure = scan(judged=True).plot()
     traces = by_name(figure)
     assert list(traces) == ["held-out loss", "unsteered loss", "overall", "concept", "instruct", "fluency"]
     overall = traces["overall"]
@@ -146,14 +147,14 @@ def test_scan_judged() -> None:
 def test_scan_names_its_loss() -> None:
     other = scan(judged=False).frame
     other.attrs["objective"] = "simpo"
-    check_words(figures.plot_scan(LayerScan(other, {})), LAYER_AXIS, "loss (simpo: mean over examples)")
+    check_words(LayerScan(other, {}).plot(), LAYER_AXIS, "loss (simpo: mean over examples)")
     other.attrs.clear()
-    check_words(figures.plot_scan(LayerScan(other, {})), LAYER_AXIS, "loss")
+    check_words(LayerScan(other, {}).plot(), LAYER_AXIS, "loss")
 
 
 def test_scan_in_which_no_response_was_scored_is_one_by_loss() -> None:
     frame = scan(judged=True).frame.assign(overall=None, overall_low=None, overall_high=None)
-    assert len(by_name(figures.plot_scan(LayerScan(frame, {})))) == 2
+    assert len(by_name(LayerScan(frame, {}).plot())) == 2
 
 
 # --- factors ----------------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def test_scan_in_which_no_response_was_scored_is_one_by_loss() -> None:
 
 def test_selection_of_one_concept() -> None:
     one = selection({4.0: 1.0, 1.0: 0.5, 8.0: 1.5}, fair=1.25)
-    figure = figures.plot_selection(one)
+    figure = one.plot()
     traces = by_name(figure)
     assert list(traces) == ["overall", "concept", "instruct", "fluency"]
     for trace in traces.values():
@@ -171,13 +172,13 @@ def test_selection_of_one_concept() -> None:
     assert texts(figure) == ["chosen: 8"] and [shape.x0 for shape in figure.layout.shapes] == [8]
     assert figure.layout.title.text == "Scores by factor: sea"
     assert "Fair 1.25" in figure.layout.title.subtitle.text and "oracle 1.50" in figure.layout.title.subtitle.text
-    assert figures.plot_selection({"sea": one}) == figure
-    assert "No fair score, oracle 1.50" in figures.plot_selection(selection({8.0: 1.5}, None)).layout.title.subtitle.text
+    assert Selections({"sea": one}).plot() == figure
+    assert "No fair score, oracle 1.50" in selection({8.0: 1.5}, None).plot().layout.title.subtitle.text
 
 
 def test_selections_of_several_concepts() -> None:
     chosen = {"sea": selection({4.0: 1.0, 1.0: 0.5}, 0.8), "war": selection({4.0: 0.5, 1.0: 2.0}, None, "war")}
-    figure = figures.plot_selection(chosen)
+    figure = Selections(chosen).plot()
     traces = by_name(figure)
     assert list(traces) == ["sea", "war", "chosen"]
     assert [list(traces[name].y) for name in ("sea", "war")] == [[0.5, 1.0], [2.0, 0.5]]

@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ...judges.base import Judge, check_judge, judge_identity
+from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model, identity, weights_hash
 from ...steering.generation import prepare, with_steering_prompts
 from ...training.scaling import TrainConfig
@@ -91,28 +92,29 @@ def axbench(
     drawn = read_instructions(instructions) if prompts is None else None
     found = find_concepts(data, concepts, prompts, drawn, n_instructions, vectors)
     _check_sampling(temperature, batch_size)
-    for one in found:
+    for concept in found:
         if make is not None:
-            check_data(method, one.data)
-        known = make(model, one.data) if make is not None and method in PLAIN else one.given
-        _check_prompts(model, one, known, max_new_tokens, chat)
+            check_data(method, concept.data)
+        known = make(model, concept.data) if make is not None and method in PLAIN else concept.given
+        _check_prompts(model, concept, known, max_new_tokens, chat)
     about = {"method": method_identity(method) if vectors is None else "given vectors", "layer": layer, "seed": seed}
     settings = about | sampling | {"judge": judge_identity(judge), "config": None if config is None else asdict(config)}
     settings |= {"model": identity(model) | {"weights": weights_hash(model)}, "schema": 1}
     folder = None if out is None else Path(out)
     done = {} if folder is None else _finished(folder, settings, found)
     frames, steering = {}, {}
-    for one in tqdm(found, desc="concepts", disable=not progress):
-        if one.number in done:
-            known, steering[one.number] = done[one.number]
-            frames[one.number] = mended(known, judge) if rejudge else known
+    for concept in tqdm(found, desc="concepts", disable=not progress):
+        number = concept.number
+        if number in done:
+            known, steering[number] = done[number]
+            frames[number] = mended(known, judge) if rejudge else known
         else:
-            known, steering[one.number] = None, _steering(model, one, make)
-            name = None if folder is None else save_steering(folder, one.number, steering[one.number])
+            known, steering[number] = None, _steering(model, concept, make)
+            name = None if folder is None else save_steering(folder, number, steering[number])
             settled = sampling | {"batch_size": batch_size}
-            frames[one.number] = _run(model, one, steering[one.number], judge, seed, settled, name)
-        if folder is not None and frames[one.number] is not known:
-            save_concept(folder, one.number, frames[one.number], one.mark)
+            frames[number] = _run(model, concept, steering[number], judge, seed, settled, name)
+        if folder is not None and frames[number] is not known:
+            save_concept(folder, number, frames[number], concept.mark)
     if folder is not None:  # with concepts that other calls have finished there
         save_all(folder, joined([_rows_of(folder, number, frames) for number in finished(folder)]))
     return AxBenchResult(joined(list(frames.values())), steering, settings)
@@ -147,8 +149,9 @@ def _check_choices(
 
 
 def _check_sampling(temperature: int | float, batch_size: int) -> None:
-    if not 0 <= temperature < math.inf or batch_size < 1:
-        raise ValueError(f"temperature {temperature} must be at least 0 and finite, batch_size {batch_size} at least 1")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature {temperature} must be at least 0 and finite")
+    check_batch_size(batch_size)
 
 
 def _check_prompts(model: Bridge, concept: Concept, steering: Steering, max_new_tokens: int, chat: bool) -> None:
@@ -169,10 +172,10 @@ def _finished(
     """The folder opened for this run; id -> rows and what steered, of the concepts that are finished there."""
     open_folder(folder, settings)
     done = {}
-    for one in concepts:
-        frame = load_concept(folder, one.number, one.mark)
+    for concept in concepts:
+        frame = load_concept(folder, concept.number, concept.mark)
         if frame is not None:
-            done[one.number] = frame, load_steering(folder, one.number, frame)
+            done[concept.number] = frame, load_steering(folder, concept.number, frame)
     return done
 
 

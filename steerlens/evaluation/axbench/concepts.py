@@ -47,7 +47,7 @@ def find_concepts(
         ValueError: concepts, prompts or vectors that are not there, or are not what they should be.
     """
     named = read_axbench(data) if isinstance(data, (str, Path)) else {name: as_data(rows) for name, rows in data.items()}
-    numbers = {name: _number(name, rows.metadata.get("concept_id", place)) for place, (name, rows) in enumerate(named.items())}
+    numbers = {name: _number(name, rows.metadata.get("concept_id", index)) for index, (name, rows) in enumerate(named.items())}
     if len(set(numbers.values())) < len(numbers):
         raise ValueError(f"two concepts have the same id: {sorted(numbers.values())}")
     found = []
@@ -55,8 +55,8 @@ def find_concepts(
         rows, number = named[name], numbers[name]
         words = str(name) if rows.concept is None else rows.concept
         rows = rows if rows.concept is not None else SteeringData(rows.examples, words, rows.metadata, rows.negatives)
-        told = draw_instructions(drawn, number, n) if drawn is not None else _of(prompts or {}, name, number, "prompts")
-        asked = _texts(told, words)
+        given_prompts = _of(prompts or {}, name, number, "prompts") if drawn is None else draw_instructions(drawn, number, n)
+        asked = _texts(given_prompts, words)
         given = None if vectors is None else _given(vectors, name, number)
         found.append(Concept(number, words, rows, asked, given, fingerprint(rows.hash, rows.concept, asked, given)))
     return found
@@ -81,10 +81,10 @@ def _chosen(wanted: Any, numbers: Mapping[Any, int]) -> list[Any]:
     return list(numbers) if listed is None else list(dict.fromkeys(keys[key] for key in listed))
 
 
-def _texts(told: Any, words: str) -> list[str]:
+def _texts(prompts: Any, words: str) -> list[str]:
     """Prompts as texts; a single one is taken as a list of one."""
     try:
-        asked = as_prompts(told)
+        asked = as_prompts(prompts)
     except ValueError as error:
         raise ValueError(f"{words}: the prompts must be texts, at least one: {error}") from error
     texts = [prompt for prompt in asked if isinstance(prompt, str)]

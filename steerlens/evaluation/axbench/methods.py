@@ -64,12 +64,12 @@ def method_function(model: Bridge, method: str | Method, layer: int | None, conf
         return _ask if method == "prompt" else _nothing
     if layer is None:
         raise ValueError(f"the method {method!r} needs a layer: layer=..., the block whose output is edited")
-    place: int = layer
-    check_layer(model, place)
+    block: int = layer
+    check_layer(model, block)
     if method in EXTRACTED:
-        return lambda bridge, data: extract(bridge, data, layer=place, method=EXTRACTED[method])
+        return lambda bridge, data: extract(bridge, data, layer=block, method=EXTRACTED[method])
     recipe = TRAINED[method]._asdict()
-    return lambda bridge, data: train(bridge, data, layer=place, config=config, seed=seed, progress=False, **recipe)
+    return lambda bridge, data: train(bridge, data, layer=block, config=config, seed=seed, progress=False, **recipe)
 
 
 def method_identity(method: str | Method) -> str:

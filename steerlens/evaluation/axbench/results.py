@@ -3,21 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ...judges.base import Judge, check_judge, judge_identity
 from ...model.bridge import Bridge
+from ...result import Result
 from ...scores import SCORES
 from ...steering.generation import generate
 from ...vector import SteeringVector
 from ..scoring import Evaluation, as_frame, judge_rows
 from .run_folder import Steering, finished, load_concept, load_steering, read_settings
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True, eq=False)
-class AxBenchResult:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AxBenchResult(Result):
     """What a method scored on each concept."""
 
     frame: pd.DataFrame
@@ -48,9 +52,9 @@ class AxBenchResult:
     @property
     def evaluation(self) -> Evaluation:
         """The rows as an `Evaluation`, in which concepts of the same words are told apart by their id."""
-        told = self.frame.groupby("concept")["concept_id"].transform("nunique") > 1
+        shared = self.frame.groupby("concept")["concept_id"].transform("nunique") > 1
         numbered = self.frame["concept"] + " [" + self.frame["concept_id"].astype(str) + "]"
-        names = self.frame["concept"].where(~told, numbered)
+        names = self.frame["concept"].where(~shared, numbered)
         if self.frame.groupby(names)["concept_id"].nunique().max() > 1:  # one is called what another is numbered
             names = numbered
         return Evaluation(self.frame.assign(concept=names))
@@ -60,8 +64,9 @@ class AxBenchResult:
         return self.frame.copy()
 
     def by_concept(self) -> pd.DataFrame:
-        """One row per concept: concept_id, genre, mean scores (0 to 2), overall_error (standard error over its responses), n,
-        unscored, factor and norm (residual-stream units) of its vector (NaN for a prompt)."""
+        """One row per concept: concept_id, genre, what `Evaluation.by_concept` says of it (mean scores from 0 to 2,
+        overall_error, n, unscored, overall_low, overall_high), and factor and norm (residual-stream units) of its vector (NaN
+        for a prompt)."""
         table = self.evaluation.by_concept()
         first = self.evaluation.frame.groupby("concept", sort=False)[["concept_id", "genre"]].first()
         vectors = [self.vectors[number] for number in first["concept_id"]]
@@ -73,17 +78,17 @@ class AxBenchResult:
         (NaN for one concept; only their range below five), n, unscored."""
         rows = []
         for genre, part in self.evaluation.frame.groupby(self.frame["genre"].fillna("(none)"), sort=True):
-            one = Evaluation(part)
+            evaluation = Evaluation(part)
             n_scored = part.dropna(subset=["overall"])["concept"].nunique()
-            low, high = (one.interval() if n_scored > 1 else None) or (None, None)
-            means = {score: one.mean(score) for score in SCORES}
-            told = {"genre": genre, "concepts": n_scored, "n": len(part), "unscored": one.unscored}
-            rows.append(told | means | {"overall_low": low, "overall_high": high})
+            low, high = (evaluation.interval() if n_scored > 1 else None) or (None, None)
+            means = {score: evaluation.mean(score) for score in SCORES}
+            counts = {"genre": genre, "concepts": n_scored, "n": len(part), "unscored": evaluation.unscored}
+            rows.append(counts | means | {"overall_low": low, "overall_high": high})
         return pd.DataFrame(rows).set_index("genre")
 
     def worst(self, n: int = 5) -> pd.DataFrame:
         """The concepts of the lowest overall scores, the lowest first; unscored ones are not among them."""
-        return self.by_concept().dropna(subset=["overall"]).sort_values("overall", kind="stable").head(n)
+        return _lowest(self.by_concept(), n)
 
     def judged_by(self, judge: Judge) -> "AxBenchResult":
         """The same responses rated by another judge, without generating; nothing is written."""
@@ -93,29 +98,38 @@ class AxBenchResult:
 
     def redo(self, model: Bridge, row: int) -> str:
         """The response of a row of `frame` again, generated alone with its own seed."""
-        told, settings = self.frame.iloc[row], self.settings
+        asked, settings = self.frame.iloc[row], self.settings
         sampling = {name: settings[name] for name in ("max_new_tokens", "temperature", "chat")}
-        steering = self.vectors[int(told["concept_id"])]
-        return generate(model, told["prompt"], steering, seed=[int(told["seed"])], **sampling)[0]
+        steering = self.vectors[int(asked["concept_id"])]
+        return generate(model, asked["prompt"], steering, seed=[int(asked["seed"])], **sampling)[0]
 
     def summary(self) -> str:
         """The result in two or three sentences."""
         table = self.by_concept()
-        told = f"{self.settings['method']}: {self.evaluation.summary()}."
+        text = self._scores()
         if missing := self.evaluation.unscored:
-            told += f" {missing} of {len(self.frame)} rows are unscored: rejudge=True with the run's own out judges them again."
+            text += f" {missing} of {len(self.frame)} rows are unscored: rejudge=True with the run's own out judges them again."
         norms = table["norm"].dropna()
         sizes = f", vectors of norm {norms.median():.3g} ({norms.min():.3g} to {norms.max():.3g})" if len(norms) else ""
-        worst = self.worst(1)
+        worst = _lowest(table, 1)
         if worst.empty:
-            return told
-        return f"{told} Lowest: {worst.index[0]} ({worst['overall'].iloc[0]:.2f}); {len(table)} concepts{sizes}."
+            return text
+        return f"{text} Lowest: {worst.index[0]} ({worst['overall'].iloc[0]:.2f}); {len(table)} concepts{sizes}."
 
-    def plot(self) -> Any:
-        """Score of each concept, their mean with its interval, and the norms of the vectors, as a plotly figure."""
+    def _scores(self) -> str:
+        """The method and what it scored, in a sentence."""
+        return f"{self.settings['method']}: {self.evaluation.summary()}."
+
+    def plot(self) -> "go.Figure":
+        """Score of each concept, their mean with its interval, and the norms of the vectors."""
         from ...figures import plot_benchmark
 
-        return plot_benchmark(self)
+        evaluation = self.evaluation
+        return plot_benchmark(self.by_concept().reset_index(), evaluation.overall, evaluation.interval(), self._scores())
+
+
+def _lowest(table: pd.DataFrame, n: int) -> pd.DataFrame:
+    return table.dropna(subset=["overall"]).sort_values("overall", kind="stable").head(n)
 
 
 def rated(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
@@ -128,12 +142,12 @@ def rated(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 def mended(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     """The rows with those that lack a score rated anew, except where the new verdict lacks more; the same object if none is."""
-    places = frame.index[frame["overall"].isna()]
-    if places.empty:
+    unscored = frame.index[frame["overall"].isna()]
+    if unscored.empty:
         return frame
-    before, after = frame.loc[places], rated(frame.loc[places], judge)
+    before, after = frame.loc[unscored], rated(frame.loc[unscored], judge)
     better = after[list(SCORES)].isna().sum(axis=1) <= before[list(SCORES)].isna().sum(axis=1)
-    return joined([frame.drop(index=places), before[~better], after[better]], keep_order=True)
+    return joined([frame.drop(index=unscored), before[~better], after[better]], keep_order=True)
 
 
 def joined(frames: Sequence[pd.DataFrame], keep_order: bool = False) -> pd.DataFrame:

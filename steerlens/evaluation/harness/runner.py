@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,9 @@ from ...steering.hooks import edits_for_all
 from ...steering.recording import response_logits
 from ...steering.steering_prompt import SteeringPrompt
 from ...vector import SteeringVector
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 KNOWN_GENERATION = frozenset({"until", "do_sample", "temperature", "max_gen_toks"})
 NEUTRAL_GENERATION: Mapping[str, Any] = {"top_p": 1.0, "top_k": 0, "num_beams": 1, "repetition_penalty": 1.0}
@@ -42,7 +45,7 @@ class Runner(NamedTuple):
 
     def template(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         """Messages in the chat template, the steering prompts before the last one of the user."""
-        last = max((place for place, m in enumerate(messages) if m["role"] == "user"), default=None)
+        last = max((index for index, m in enumerate(messages) if m["role"] == "user"), default=None)
         changed = [dict(message) for message in messages]
         if last is not None and self.prompts:
             (asked,), _ = with_steering_prompts([changed[last]["content"]], self.prompts)
@@ -67,7 +70,7 @@ class Runner(NamedTuple):
             return encode_prompt(self.model, asked, chat=False)
         ids = list(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
         bos = self.model.tokenizer.bos_token_id
-        start = next((place for place, token in enumerate(ids) if token != bos), len(ids))
+        start = next((index for index, token in enumerate(ids) if token != bos), len(ids))
         begins = encode_prompt(self.model, "x")[0] == bos  # as every templated prompt of this model does, or not
         return [*([bos] if begins and bos is not None else []), *ids[start:]]
 
@@ -94,20 +97,20 @@ class Runner(NamedTuple):
 
     def check_length(self, row: EncodedExample, new: int = 0) -> None:
         if row.length + new > context_length(self.model):
-            told = f" with {new} new ones" if new else ""
+            more = f" with {new} new ones" if new else ""
             raise ValueError(
-                f"a row of {row.length} tokens{told} exceeds the context of {model_name(self.model)} "
+                f"a row of {row.length} tokens{more} exceeds the context of {model_name(self.model)} "
                 f"({context_length(self.model)}): use fewer few-shot examples, a smaller max_gen_toks, or another task"
             )
 
     def score(self, rows: Sequence[EncodedExample]) -> Iterator[tuple[int, Scored]]:
-        """(place, likelihood) of each row, long prompts first, so that a batch wastes little."""
+        """(index, likelihood) of each row, long prompts first, so that a batch wastes little."""
         for row in rows:
             self.check_length(row)
-        order = sorted(range(len(rows)), key=lambda place: -len(rows[place].prompt))
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].prompt))
         for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            yield from zip(places, self._scored([rows[place] for place in places]), strict=True)
+            indices = order[start : start + self.batch_size]
+            yield from zip(indices, self._scored([rows[index] for index in indices]), strict=True)
 
     def _scored(self, rows: Sequence[EncodedExample]) -> list[Scored]:
         batch = collate(self.model, rows)
@@ -162,7 +165,7 @@ def wanted(settings: Mapping[str, Any], max_gen_toks: int) -> Wanted:
 
 def cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first stop string."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+    return text[: min((start for stop in stops if (start := text.find(stop)) >= 0), default=len(text))]
 
 
 def _rolling(runner: Runner, text: str) -> float:
@@ -181,7 +184,7 @@ def _rolling(runner: Runner, text: str) -> float:
     limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
     windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
     rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]
-    return sum(one.logprob for _, one in runner.score(rows))
+    return sum(scored.logprob for _, scored in runner.score(rows))
 
 
 def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted], seed: int, progress: bool) -> list[str]:
@@ -190,20 +193,20 @@ def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted],
 
     rows, seeds = [runner.encode(context) for context in contexts], row_seeds(seed, len(contexts))
     groups: dict[tuple[int, float], list[int]] = {}
-    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place])):
-        groups.setdefault(asked[place][:2], []).append(place)
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index])):
+        groups.setdefault(asked[index][:2], []).append(index)
     texts = [""] * len(rows)
-    for (new, temperature), places in groups.items():
-        starts = range(0, len(places), runner.batch_size)
+    for (new, temperature), indices in groups.items():
+        starts = range(0, len(indices), runner.batch_size)
         for start in tqdm(starts, desc="generate_until", disable=not progress):
-            part = places[start : start + runner.batch_size]
-            made = runner.generate([rows[p] for p in part], [seeds[p] for p in part], new, temperature)
-            for place, text in zip(part, made, strict=True):
-                texts[place] = cut(text, asked[place].stops)
+            part = indices[start : start + runner.batch_size]
+            made = runner.generate([rows[i] for i in part], [seeds[i] for i in part], new, temperature)
+            for index, text in zip(part, made, strict=True):
+                texts[index] = cut(text, asked[index].stops)
     return texts
 
 
-def adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> Any:
+def adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> "LM":
     """The harness's `LM` around a runner; its class can be written only where lm-eval is there."""
     from lm_eval.api.model import LM
     from tqdm import tqdm
@@ -221,7 +224,7 @@ def adapter(runner: Runner, max_gen_toks: int, seed: int, progress: bool) -> Any
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             rows = [runner.pair(*request.args) for request in requests]
             scored = dict(tqdm(runner.score(rows), total=len(rows), desc="loglikelihood", disable=not progress))
-            return [(scored[place].logprob, scored[place].greedy) for place in range(len(rows))]
+            return [(scored[index].logprob, scored[index].greedy) for index in range(len(rows))]
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
             return [_rolling(runner, request.args[0]) for request in requests]

@@ -7,22 +7,27 @@ and last two tokens, "all" everything. Needs the extra `evals` (the package lm-e
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model
+from ...result import Result
 from ...steering.hooks import PerPrompt, SteerText, as_list, check_fits
 from ...steering.steering_prompt import SteeringPrompt
 from ...vector import SteeringVector
 from .runner import Runner, adapter
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 Task = str | Path | Mapping[str, Any]
 """A task's name in the harness, the path of a YAML file, or its configuration."""
 
 
-@dataclass(frozen=True, eq=False)
-class HarnessScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class HarnessScores(Result):
     """What the harness measured."""
 
     frame: pd.DataFrame
@@ -48,18 +53,18 @@ class HarnessScores:
 
     def summary(self) -> str:
         """The numbers in a sentence."""
-        told = []
+        numbers = []
         for row in self.frame.to_dict("records"):
             error = "" if pd.isna(row["stderr"]) else f" ± {1.96 * row['stderr']:.3f}"
             kind = "" if row["filter"] == "none" else f" ({row['filter']})"
-            told.append(f"{row['task']} {row['metric']}{kind} {row['value']:.3f}{error} (n {row['n']})")
-        return f"{'; '.join(told)}; ± is 1.96 standard errors."
+            numbers.append(f"{row['task']} {row['metric']}{kind} {row['value']:.3f}{error} (n {row['n']})")
+        return f"{'; '.join(numbers)}; ± is 1.96 standard errors."
 
-    def plot(self) -> Any:
-        """Value of each task and metric, with its error, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """Value of each task and metric, with its error."""
         from ...figures import plot_harness
 
-        return plot_harness(self)
+        return plot_harness(self.frame, self.summary())
 
 
 def harness_scores(
@@ -103,15 +108,16 @@ def harness_scores(
             prompt, as a text has no prompt.
     """
     check_model(model)
-    if batch_size < 1 or max_gen_toks < 1:
-        raise ValueError(f"batch_size is {batch_size} and max_gen_toks {max_gen_toks}; both must be at least 1")
+    check_batch_size(batch_size)
+    if max_gen_toks < 1:
+        raise ValueError(f"max_gen_toks is {max_gen_toks}; it must be at least 1")
     if isinstance(sv, PerPrompt):
         as_list(sv)  # raises, and says why
     listed = [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv or ())
-    vectors = as_list([one for one in listed if not isinstance(one, SteeringPrompt)])
+    vectors = as_list([part for part in listed if not isinstance(part, SteeringPrompt)])
     for vector in vectors:
         check_fits(model, vector)
-    asked = [one for one in listed if isinstance(one, SteeringPrompt)]
+    asked = [part for part in listed if isinstance(part, SteeringPrompt)]
     loaded = _load(tasks, include_path, num_fewshot, seed)
     runner = Runner(model, vectors, asked, chat and getattr(model.tokenizer, "chat_template", None) is not None, batch_size)
     from lm_eval.evaluator import evaluate
@@ -172,10 +178,10 @@ def _rows(results: Mapping[str, Any]) -> pd.DataFrame:
             if not kind or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             error = metrics.get(f"{metric}_stderr,{kind}")
-            told = {"task": task, "metric": metric, "filter": kind, "value": float(value)}
-            told |= {"stderr": float(error) if isinstance(error, (int, float)) else float("nan"), "n": n}
-            told |= {"higher_is_better": results["higher_is_better"].get(task, {}).get(metric)}
-            rows.append(told | {"num_fewshot": results["n-shot"].get(task)})
+            row = {"task": task, "metric": metric, "filter": kind, "value": float(value)}
+            row |= {"stderr": float(error) if isinstance(error, (int, float)) else float("nan"), "n": n}
+            row |= {"higher_is_better": results["higher_is_better"].get(task, {}).get(metric)}
+            rows.append(row | {"num_fewshot": results["n-shot"].get(task)})
     return pd.DataFrame(rows)
 
 
@@ -184,6 +190,6 @@ def _samples(results: Mapping[str, Any]) -> pd.DataFrame:
     for task, samples in results["samples"].items():
         for sample in samples:
             numbers = {name: sample[name] for name in sample["metrics"] if isinstance(sample[name], (int, float))}
-            told = {"task": task, "doc_id": sample["doc_id"], "filter": sample["filter"], "target": str(sample["target"])}
-            rows.append(told | {"responses": str(sample["filtered_resps"])} | numbers)
+            row = {"task": task, "doc_id": sample["doc_id"], "filter": sample["filter"], "target": str(sample["target"])}
+            rows.append(row | {"responses": str(sample["filtered_resps"])} | numbers)
     return pd.DataFrame(rows)

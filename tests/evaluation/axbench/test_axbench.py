@@ -308,7 +308,7 @@ def test_a_steering_prompt_that_is_not_intact(model: Any, datasets: Any, tmp_pat
         ({"temperature": -1}, "temperature -1 must be at least 0"),
         ({"temperature": float("nan")}, "temperature nan must"),
         ({"temperature": float("inf")}, "temperature inf must"),
-        ({"batch_size": 0}, "batch_size 0 at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"concepts": "concept 4"}, r"concepts is 'concept 4': give a list"),
     ],

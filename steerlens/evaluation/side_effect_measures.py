@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,19 @@ from ..intervals import Estimate, estimate, warning
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge
 from ..model.forward import frozen
+from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list
-from ..steering.recording import batches, divergence, encode, record
+from ..steering.recording import batches, divergence, encode, overflow, record
 from ..training.logprobs import response_logprobs
 from .scales import UNSTEERED, check_scales, scaled
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-@dataclass(frozen=True, eq=False)
-class SideEffects:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SideEffects(Result):
     """How far vectors move the model, and how strange to it what they make it say is. No judge is asked."""
 
     frame: pd.DataFrame
@@ -50,11 +54,11 @@ class SideEffects:
             f"own have {plain['perplexity']:.3g}."
         )
 
-    def plot(self) -> Any:
-        """KL and perplexity against scale, one line per vector, as a plotly figure."""
+    def plot(self) -> "go.Figure":
+        """KL and perplexity against scale, one line per vector."""
         from ..figures import plot_side_effects
 
-        return plot_side_effects(self)
+        return plot_side_effects(self.frame)
 
 
 def side_effects(
@@ -88,14 +92,14 @@ def side_effects(
     batch = as_prompts(prompts)
     settings = {"max_new_tokens": max_new_tokens, "chat": chat, "batch_size": batch_size}
     points: list[tuple[str, float, Any]] = [(UNSTEERED, 0.0, None)]
-    points += [(name, scale, one) for name, each in named.items() for scale, one in scaled(each, factors).items()]
-    for _, _, one in points:
-        as_list(one)  # a steering prompt has other tokens than the unsteered pass
+    points += [(name, scale, steered) for name, each in named.items() for scale, steered in scaled(each, factors).items()]
+    for _, _, steered in points:
+        as_list(steered)  # a steering prompt has other tokens than the unsteered pass
     plain = encode(model, batch, None, **settings)
     rows = []
-    for name, scale, one in points:
-        kl, tokens = _kl_sums(model, one, plain, batch_size)
-        spoken = plain if one is None else encode(model, batch, None, sv=one, **settings)
+    for name, scale, steered in points:
+        kl, tokens = _kl_sums(model, steered, plain, batch_size)
+        spoken = plain if steered is None else encode(model, batch, None, sv=steered, **settings)
         surprise, said = _surprise_sums(model, spoken, batch_size)
         moved, strange = per_token(kl, tokens), per_token(surprise, said)
         row = {"vector": name, "scale": scale} | moved.columns("kl") | {"kl_tokens": int(tokens.sum())}
@@ -123,8 +127,7 @@ def _kl_sums(
         sums += moved.where(mask, torch.zeros(())).sum(-1, dtype=torch.float64).tolist()
         counts += mask.sum(-1).tolist()
     if not np.isfinite(sums).all():
-        norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
-        raise ValueError(f"the KL is not finite: the model overflows under a vector of norm {norms}: use a smaller factor")
+        raise overflow("the KL is not finite", as_list(sv))
     if not sum(counts):
         raise ValueError("no response has a token to measure on: give other prompts")
     return np.maximum(np.asarray(sums, float), 0.0), np.asarray(counts, float)
