@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..data import Prompt, SteeringData
 from ..model.bridge import Bridge, check_layer, hook_name, identity
+from ..positions import token_index
 from ..steering.generation import as_prompts
-from ..steering.recording import batches, encode, record, token_index
+from ..steering.recording import batches, encode, record
 
 
 @dataclass(frozen=True)
