@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 PositionFunction = Callable[[Tensor], Tensor]
@@ -68,6 +68,16 @@ def canonical_positions(positions: str | PositionFunction) -> str | PositionFunc
     return str(parse_positions(positions))
 
 
+def token_index(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Index of each masked token among those of its row, from 0; -1 at the others."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
+
+
+def prompt_tokens(token_mask: Bool[Tensor, "batch pos"], lengths: Int[Tensor, " batch"]) -> Bool[Tensor, "batch pos"]:
+    """The prompt of each row: the first `lengths` of its real tokens, wherever padding stands."""
+    return token_mask & (token_index(token_mask) < lengths.to(token_mask.device)[:, None])
+
+
 def position_mask(
     positions: str | PositionFunction,
     prompt_mask: Bool[Tensor, "batch pos"],
@@ -97,7 +107,7 @@ def position_mask(
     if spec.prompt or spec.response:
         prompt = prompt_mask if spec.prompt else torch.zeros_like(prompt_mask)
         return prompt | (token_mask & ~prompt_mask) if spec.response else prompt
-    index = prompt_mask.cumsum(-1) - 1
+    index = token_index(prompt_mask)
     length = prompt_mask.sum(-1, keepdim=True)
     return prompt_mask & ((index < spec.prefix) | (index >= length - spec.suffix))
 

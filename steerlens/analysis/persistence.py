@@ -19,10 +19,11 @@ from ..intervals import Estimate, estimate
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge, attention_pattern_name, hook_name, n_layers
 from ..model.chat import token_strings
+from ..positions import token_index
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import check_fits
-from ..steering.recording import Recording, batches, divergence, encode, record, token_index
+from ..steering.recording import Recording, batches, divergence, encode, record
 from ..vector import SteeringVector
 from .tokens import check_finite, cosine, edited_tokens
 from .vector_sets import Vectors, named_vectors

@@ -20,11 +20,11 @@ from ..intervals import Estimate, estimate
 from ..model.batches import Batch, EncodedExample
 from ..model.bridge import Bridge
 from ..model.chat import token_strings
-from ..positions import PositionFunction, PositionSpec, parse_positions, position_mask
+from ..positions import PositionFunction, PositionSpec, parse_positions, token_index
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import check_fits
-from ..steering.recording import batches, check_effect, divergence, encode, noise, record, token_index
+from ..steering.recording import batches, check_effect, divergence, encode, noise, record
 from ..vector import SteeringVector
 from .token_groups import GROUPS, token_groups
 from .tokens import check_finite
@@ -220,7 +220,7 @@ def _measure(
     model: Bridge, sv: SteeringVector, batch: Batch, groups: Sequence[Sequence[str]], slots: Sequence[str]
 ) -> pd.DataFrame:
     """Sums over each prompt's response tokens: one row per slot, mode and prompt, and per prompt one of the whole vector."""
-    edited = position_mask(sv.positions, batch.prompt_mask, batch.token_mask)
+    edited = batch.edited(sv.positions)
     plain, whole = _read(model, batch, None), _read(model, batch, sv)
     parts = [_compare("", "whole", whole, plain, edited, sv, batch)]
     for slot in slots:

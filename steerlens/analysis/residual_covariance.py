@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..data import Prompt, SteeringData
 from ..model.bridge import Bridge, check_layer, hook_name, identity
+from ..positions import token_index
 from ..result import Result
 from ..steering.generation import as_prompts
-from ..steering.recording import batches, encode, record, token_index
+from ..steering.recording import batches, encode, record
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

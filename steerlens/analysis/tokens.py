@@ -21,7 +21,6 @@ from ..intervals import Estimate, estimate
 from ..model.batches import Batch
 from ..model.bridge import Bridge, attention_output_name, hook_name, n_layers
 from ..model.chat import token_strings
-from ..positions import position_mask
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits
@@ -214,8 +213,7 @@ def _compare(
 
 def edited_tokens(vectors: Sequence[SteeringVector], batch: Batch) -> Bool[Tensor, "batch pos"]:
     """Tokens that any of the vectors edits, whatever its factor."""
-    masks = [position_mask(vector.positions, batch.prompt_mask, batch.token_mask) for vector in vectors]
-    return torch.stack(masks).any(0)
+    return torch.stack([batch.edited(vector.positions) for vector in vectors]).any(0)
 
 
 def check_finite(kl: Float[Tensor, "*tokens"] | Sequence[float], vectors: Sequence[SteeringVector]) -> None:

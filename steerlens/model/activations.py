@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..data import DataError, SteeringData, as_data
-from .batches import Batch, EncodedExample, collate, encode_data
-from .bridge import Bridge, HookFunction, check_layer, check_model, hook_name
+from ..positions import token_index
+from .batches import Batch, EncodedExample, check_batch_size, collate, encode_data
+from .bridge import Bridge, check_layer, check_model, hook_name
 from .chat import prefix_length
-from .forward import announced, forward, frozen
+from .forward import announced, forward, frozen, reading_hooks
 
 TOKENS = ("all", "response", "last")
 """Tokens that are looked at: prompt and response without the template's beginning; the response; the text's last token."""
@@ -89,18 +90,17 @@ def collect(model: Bridge, data: Any, *, layers: Sequence[int], tokens: str = "a
         raise ValueError("layers is empty: name at least one block")
     if tokens not in TOKENS:
         raise ValueError(f"tokens {tokens!r} are unknown; use {', '.join(TOKENS)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
-    places = tuple(dict.fromkeys(map(operator.index, layers)))
+    check_batch_size(batch_size)
+    read = tuple(dict.fromkeys(map(operator.index, layers)))
     positive, negative, paired = _texts(model, as_data(data))
     # each text once, by length: equal texts get equal numbers, whatever stands beside them in the data
     unique = sorted({*positive, *negative}, key=lambda text: (text.length, text.prompt, text.response))
     with frozen(model), torch.no_grad():
-        parts = [_read(model, unique[i : i + batch_size], places, tokens) for i in range(0, len(unique), batch_size)]
+        parts = [_read(model, unique[i : i + batch_size], read, tokens) for i in range(0, len(unique), batch_size)]
     means, counts = torch.cat([part.means for part in parts]), torch.cat([part.counts for part in parts])
     row = {text: index for index, text in enumerate(unique)}
     ours, theirs = [row[text] for text in positive], [row[text] for text in negative]
-    return Activations(means[ours], counts[ours], means[theirs], counts[theirs], places, tokens, paired)
+    return Activations(means[ours], counts[ours], means[theirs], counts[theirs], read, tokens, paired)
 
 
 class _Texts(NamedTuple):
@@ -142,25 +142,23 @@ def _read(model: Bridge, texts: Sequence[EncodedExample], layers: Sequence[int],
     """One forward pass: each text's mean over its chosen tokens, after each block."""
     batch = collate(model, texts)
     mask = _chosen(model, batch, tokens)
-    sums: dict[int, Tensor] = {}
+    names = [hook_name(layer) for layer in layers]
+    sums: dict[str, Tensor] = {}
 
-    def reader(layer: int) -> HookFunction:
-        def read(hidden: Tensor, hook: Any) -> None:
-            kept = hidden.masked_fill(~mask.to(hidden.device)[..., None], 0)
-            sums[layer] = kept.sum(1, dtype=torch.float32).cpu()
+    def add_up(name: str, hidden: Tensor) -> None:
+        kept = hidden.masked_fill(~mask.to(hidden.device)[..., None], 0)
+        sums[name] = kept.sum(1, dtype=torch.float32).cpu()
 
-        return read
-
-    with announced(model, batch.prompt_mask.sum(-1)):  # to a steer block around it
-        forward(model, batch.padded, [(hook_name(layer), reader(layer)) for layer in layers], keep=1)
+    with announced(model, batch.prompt_lengths):  # to a steer block around it
+        forward(model, batch.padded, reading_hooks(names, add_up), keep=1)
     counts = mask.sum(-1).cpu()
-    return _Part(torch.stack([sums[layer] for layer in layers], 1) / counts[:, None, None], counts)
+    return _Part(torch.stack([sums[name] for name in names], 1) / counts[:, None, None], counts)
 
 
 def _chosen(model: Bridge, batch: Batch, tokens: str) -> Bool[Tensor, "batch pos"]:
     if tokens == "response":
         return batch.response_mask
-    places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    index = token_index(batch.token_mask)
     if tokens == "last":
-        return places == batch.token_mask.sum(-1, keepdim=True) - 1
-    return batch.token_mask & (places >= prefix_length(model))
+        return index == batch.token_mask.sum(-1, keepdim=True) - 1
+    return index >= prefix_length(model)

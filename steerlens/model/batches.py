@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..data import DataError, SteeringData
+from ..positions import PositionFunction, position_mask, prompt_tokens
 from .bridge import Bridge, context_length, model_name
 from .chat import encode_prompt, encode_response
 from .forward import Padded, pad
@@ -45,6 +46,14 @@ class Batch(NamedTuple):
     def response_mask(self) -> Bool[Tensor, "batch pos"]:
         return self.token_mask & ~self.prompt_mask
 
+    @property
+    def prompt_lengths(self) -> Int[Tensor, " batch"]:
+        return self.prompt_mask.sum(-1)
+
+    def edited(self, positions: str | PositionFunction) -> Bool[Tensor, "batch pos"]:
+        """The tokens that these positions edit."""
+        return position_mask(positions, self.prompt_mask, self.token_mask)
+
 
 def encode_data(
     model: Bridge,
@@ -70,27 +79,32 @@ def encode_data(
             texts.append(example.neutral)
         responses = [encode_response(model, text, max_response_tokens, append_eos) for text in texts]
         for response in responses:
-            _check_length(model, number, len(prompt), len(response))
+            if not response:
+                raise DataError(f"row {number}: the response has no tokens")
+            n_tokens = len(prompt) + len(response)
+            beginning = f"row {number}: {n_tokens} tokens ({len(prompt)} of the prompt) exceed"
+            remedy = "shorten it, or cut responses with TrainConfig(max_response_tokens=...)"
+            check_context(model, n_tokens, beginning, remedy, DataError)
         other = tuple(responses[1]) if neutral else None
         encoded.append(EncodedExample(tuple(prompt), tuple(responses[0]), other))
     return encoded
-
-
-def _check_length(model: Bridge, number: int, prompt: int, response: int) -> None:
-    if not response:
-        raise DataError(f"row {number}: the response has no tokens")
-    size, limit = prompt + response, context_length(model)
-    if size > limit:
-        raise DataError(
-            f"row {number}: {size} tokens ({prompt} of the prompt) exceed the context of {model_name(model)} "
-            f"({limit}): shorten it, or cut responses with TrainConfig(max_response_tokens=...)"
-        )
 
 
 def check_batch_size(batch_size: int) -> None:
     """Raise ValueError unless there is at least one row in a batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+
+
+def check_context(model: Bridge, n_tokens: int, beginning: str, remedy: str, error: type[ValueError] = ValueError) -> None:
+    """Raise `error` if so many tokens are more than the model's context.
+
+    Args:
+        beginning: of the message, up to the verb, such as "prompt 3 has 700 tokens and exceeds".
+        remedy: the message's end.
+    """
+    if n_tokens > context_length(model):
+        raise error(f"{beginning} the context of {model_name(model)} ({context_length(model)}): {remedy}")
 
 
 def pairs(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
@@ -103,5 +117,5 @@ def collate(model: Bridge, examples: Sequence[EncodedExample]) -> Batch:
     """Pad examples to one length, prompt and response in one row each."""
     tokens, mask = pad(model, [example.prompt + example.response for example in examples], "right")
     lengths = torch.tensor([len(example.prompt) for example in examples], device=tokens.device)
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    return Batch(tokens, mask.bool(), places < lengths[:, None])
+    token_mask = mask.bool()
+    return Batch(tokens, token_mask, prompt_tokens(token_mask, lengths))

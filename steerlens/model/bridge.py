@@ -1,4 +1,4 @@
-"""The model: loading, hook points, chat format, padding, forward passes. The only module that knows TransformerLens.
+"""The model: loading it, its hook points and sizes, and what it is recognised by.
 
 A model is a `TransformerBridge`. It is used, never changed: every function here leaves it as it came.
 """
@@ -70,6 +70,10 @@ def d_model(model: Bridge) -> int:
     return int(model.cfg.d_model)
 
 
+def context_length(model: Bridge) -> int:
+    return int(model.cfg.n_ctx)
+
+
 def model_name(model: Bridge) -> str:
     return str(model.cfg.model_name)
 
@@ -113,19 +117,6 @@ def weights_hash(model: Bridge) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.original_model.named_parameters()):
         flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // SAMPLED)].to("cpu", torch.float32)
-        digest.update(f"|{name}|{tuple(parameter.shape)}|".encode() + some.numpy().tobytes())
+        sample = flat[:: max(1, flat.numel() // SAMPLED)].to("cpu", torch.float32)
+        digest.update(f"|{name}|{tuple(parameter.shape)}|".encode() + sample.numpy().tobytes())
     return digest.hexdigest()
-
-
-# --- text to tokens -------------------------------------------------------------------------------------------------
-
-
-def context_length(model: Bridge) -> int:
-    return int(model.cfg.n_ctx)
-
-
-# --- forward passes -------------------------------------------------------------------------------------------------
-
-
-# --- TransformerLens's analyses -----------------------------------------------------------------------------------------

@@ -85,6 +85,6 @@ def prefix_length(model: Bridge) -> int:
     The first token, BOS or not, takes in attention that has nowhere to go, and its residual stream is far larger than any
     other: it would decide a mean.
     """
-    one, two = encode_prompt(model, "1"), encode_prompt(model, "2")
-    shared = next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 0)
+    pairs = zip(encode_prompt(model, "1"), encode_prompt(model, "2"), strict=False)
+    shared = next((index for index, (a, b) in enumerate(pairs) if a != b), 0)
     return max(1, shared)

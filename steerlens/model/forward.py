@@ -1,7 +1,7 @@
 """Forward passes: padding, hooks of one pass, what a pass is told about its prompts."""
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .bridge import Bridge, Hooks, device
+from .bridge import Bridge, HookFunction, Hooks, device
 from .chat import tokenizer_of
 
 
@@ -28,9 +28,9 @@ def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     tokens = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        tokens[index, place] = torch.tensor(row, dtype=torch.long)
-        mask[index, place] = 1
+        filled = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        tokens[index, filled] = torch.tensor(row, dtype=torch.long)
+        mask[index, filled] = 1
     return Padded(tokens.to(device(model)), mask.to(device(model)))
 
 
@@ -41,6 +41,18 @@ def forward(
     extra = {} if keep is None else {"logits_to_keep": keep}
     with model.hooks(fwd_hooks=list(hooks)):
         return model(padded.tokens, attention_mask=padded.mask, use_cache=False, **extra)
+
+
+def reading_hooks(names: Sequence[str], read: Callable[[str, Tensor], None]) -> list[tuple[str, HookFunction]]:
+    """Hooks that show `read` the activation at each named hook point, as (name, activation), and change nothing."""
+
+    def reader(name: str) -> HookFunction:
+        def show(value: Tensor, hook: Any) -> None:
+            read(name, value)
+
+        return show
+
+    return [(name, reader(name)) for name in names]
 
 
 def forward_cached(

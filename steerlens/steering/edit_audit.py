@@ -1,9 +1,9 @@
 """The audit: which token of which row was edited, in which phase, at which layer, and by how much."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from torch import Tensor
@@ -23,7 +23,7 @@ class EditedToken:
     row: int
     """Index of the prompt."""
     index: int
-    """Place of the token in its row's sequence, padding not counted, from 0."""
+    """Of the token in its row's sequence, padding not counted, from 0."""
     token: str
     """The token as text."""
     phase: str
@@ -65,7 +65,7 @@ class Audit:
     def show(self, row: int = 0) -> str:
         """One row's text with each edited token in [brackets] and a bar where the response begins."""
         edited = {edit.index for edit in self.edits if edit.row == row}
-        pieces = [f"[{token}]" if place in edited else token for place, token in enumerate(self.rows[row])]
+        pieces = [f"[{token}]" if index in edited else token for index, token in enumerate(self.rows[row])]
         split = self.prompt_lengths[row]
         return "".join(pieces[:split]) + " | " + "".join(pieces[split:])
 
@@ -86,39 +86,39 @@ def audit(
     """
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, steer, max_new_tokens, chat)
-    seen: list[_Edit] = []
+    seen: list[EditedToken] = []
     responses = decode(
         model, rows, edits, [None] * len(rows), max_new_tokens, 0.0, use_cache=use_cache, record=_recorder_into(seen)
     )
     texts = [token_strings(model, [*row, *response]) for row, response in zip(rows, responses, strict=True)]
-    edited = [EditedToken(*e[:2], texts[e.row][e.place], *e[2:]) for e in seen if e.place < len(texts[e.row])]
+    edited = [replace(edit, token=texts[edit.row][edit.index]) for edit in seen if edit.index < len(texts[edit.row])]
     return Audit(tuple(edited), tuple(map(tuple, texts)), tuple(map(len, rows)))
 
 
-class _Edit(NamedTuple):
-    """An edited token before its text is known."""
+def _recorder_into(seen: list[EditedToken]) -> Recorder:
+    """A recorder that appends each edited token, whose text is known only when all are generated."""
 
-    row: int
-    place: int
-    phase: str
-    layer: int
-    positions: str
-    edit_norm: float
-    relative: float
-
-
-def _recorder_into(seen: list[_Edit]) -> Recorder:
     def record(tracker: PassTracker, edit: Edit, before: Tensor, after: Tensor, mask: Tensor) -> None:
         if edit.which is not None:
             mask = mask & (edit.which.to(mask.device) >= 0)[:, None]
         change = (after.float() - before.float()).norm(dim=-1)
         size = before.float().norm(dim=-1)
-        index = tracker.token_index()
-        name = edit.positions if isinstance(edit.positions, str) else "function"
-        for row, pos in mask.nonzero().tolist():
-            norm, whole = float(change[row, pos]), float(size[row, pos])
-            relative = norm / whole if whole > 0 else float("inf")
-            place = int(index[row, pos])
-            seen.append(_Edit(row, place, tracker.token_phase(row, place), edit.layer, name, norm, relative))
+        indices = tracker.token_index()
+        positions = edit.positions if isinstance(edit.positions, str) else "function"
+        for row, column in mask.nonzero().tolist():
+            edit_norm, whole = float(change[row, column]), float(size[row, column])
+            index = int(indices[row, column])
+            seen.append(
+                EditedToken(
+                    row=row,
+                    index=index,
+                    token="",
+                    phase=tracker.token_phase(row, index),
+                    layer=edit.layer,
+                    positions=positions,
+                    edit_norm=edit_norm,
+                    relative=edit_norm / whole if whole > 0 else math.inf,
+                )
+            )
 
     return record

@@ -9,12 +9,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data import Prompt, check_prompt
-from ..model.bridge import Bridge, check_model, context_length, model_name
+from ..model.batches import check_batch_size, check_context
+from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
 from ..model.forward import announced, forward_cached, frozen, pad
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
-from .hooks import Edit, PerPrompt, Recorder, Steer, SteerText, apply_edits, as_list, check_fits, edits_by_row, edits_for_all
+from .hooks import (
+    Edit,
+    PerPrompt,
+    Recorder,
+    Steer,
+    SteerText,
+    apply_edits,
+    as_list,
+    check_fits,
+    edits_by_row,
+    edits_for_all,
+    listed,
+)
 from .steering_prompt import SteeringPrompt
 
 
@@ -52,17 +65,17 @@ def generate(
         ValueError: nothing to do, settings out of range, a vector that does not fit, or a prompt too long for the context.
     """
     batch = as_prompts(prompts)
-    if not temperature >= 0 or batch_size < 1:
-        raise ValueError(f"temperature {temperature} must be at least 0 and batch_size {batch_size} at least 1")
+    check_batch_size(batch_size)
+    if not temperature >= 0:
+        raise ValueError(f"temperature {temperature} must be at least 0")
     seeds = prompt_seeds(seed, len(batch))
     batch, acting = with_steering_prompts(batch, steer)
     rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
     texts: list[str] = []
     for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
         part = slice(start, start + batch_size)
-        here = PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting
-        generators = [torch.Generator().manual_seed(s) for s in seeds[part]]
-        edits = _edits(here)
+        generators = [torch.Generator().manual_seed(row_seed) for row_seed in seeds[part]]
+        edits = _edits(PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting)
         responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
         texts += [decode_response(model, response) for response in responses]
     return texts
@@ -74,29 +87,30 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
         raise ValueError(f"expected a text, a list of messages, or a list of prompts, got {type(prompts).__name__}")
-    listed = list(prompts)
-    if not listed:
+    batch = list(prompts)
+    if not batch:
         raise ValueError("there are no prompts")
-    listed = [listed] if isinstance(listed[0], Mapping) else listed
-    for number, prompt in enumerate(listed):
+    batch = [batch] if isinstance(batch[0], Mapping) else batch
+    for number, prompt in enumerate(batch):
         check_prompt(prompt, f"prompt {number}")
-    return listed  # type: ignore[return-value] - checked above, which the checker cannot see
+    return batch  # type: ignore[return-value] - checked above, which the checker cannot see
 
 
 def with_steering_prompts(prompts: Sequence[Prompt], steer: SteerText | PerPrompt) -> tuple[list[Prompt], Steer | PerPrompt]:
     """The prompts with steering prompts before them, and the vectors that are left."""
-    if isinstance(steer, PerPrompt):
-        pairs = list(zip(prompts, steer, strict=False))
-        changed = [one.apply(prompt) if isinstance(one, SteeringPrompt) else prompt for prompt, one in pairs]
-        return [*changed, *prompts[len(pairs) :]], PerPrompt(
-            [None if isinstance(one, SteeringPrompt) else one for one in steer]
-        )
-    listed = [] if steer is None else [steer] if isinstance(steer, (SteeringVector, SteeringPrompt)) else list(steer)
     changed = list(prompts)
-    for one in reversed(listed):  # so that the first of several stands first
-        if isinstance(one, SteeringPrompt):
-            changed = [one.apply(prompt) for prompt in changed]
-    return changed, [one for one in listed if not isinstance(one, SteeringPrompt)]
+    if isinstance(steer, PerPrompt):
+        for row, text in enumerate(steer[: len(changed)]):
+            if isinstance(text, SteeringPrompt):
+                changed[row] = text.apply(changed[row])
+        return changed, PerPrompt([None if isinstance(item, SteeringPrompt) else item for item in steer])
+    vectors = []
+    for item in reversed(listed(steer)):  # so that the first of several texts stands first
+        if isinstance(item, SteeringPrompt):
+            changed = [item.apply(prompt) for prompt in changed]
+        else:
+            vectors.insert(0, item)
+    return changed, vectors
 
 
 def prepare(
@@ -113,11 +127,8 @@ def prepare(
         check_fits(model, vector)
     rows = [encode_prompt(model, prompt, chat) for prompt in prompts]
     for number, row in enumerate(rows):
-        if len(row) + max_new_tokens > context_length(model):
-            raise ValueError(
-                f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds the context of "
-                f"{model_name(model)} ({context_length(model)}): shorten it or lower max_new_tokens"
-            )
+        beginning = f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds"
+        check_context(model, len(row) + max_new_tokens, beginning, "shorten it or lower max_new_tokens")
     return rows, _edits(steer)
 
 

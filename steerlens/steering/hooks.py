@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..interventions import Weights, edit_tokens, stack
+from ..model.batches import Batch
 from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, identity, model_name
 from ..positions import PositionFunction, position_mask
 from ..vector import SteeringVector
@@ -45,8 +47,12 @@ class Edit(NamedTuple):
         return edit_tokens(hidden, mask, weights, self.form)
 
 
+MaskSource = Callable[[str | PositionFunction, Tensor], Tensor | None]
+"""(positions, residual stream of the running pass) -> mask (batch, pos) of the tokens to edit; None = certainly none."""
+EditRecorder = Callable[[Edit, Tensor, Tensor, Tensor], None]
+"""(edit, hidden before, hidden after, mask)"""
 Recorder = Callable[[PassTracker, Edit, Tensor, Tensor, Tensor], None]
-"""(tracker, edit, hidden before, hidden after, mask)"""
+"""An `EditRecorder` that is also given the tracker of the passes."""
 
 
 class PerPrompt(tuple[SteeringVector | SteeringPrompt | None, ...]):
@@ -65,13 +71,23 @@ def as_list(sv: Steer | PerPrompt) -> list[SteeringVector]:
         raise TypeError("PerPrompt says which row gets which vector: give it to generate or evaluate, not to steer")
     if isinstance(sv, Mapping):
         raise TypeError("a mapping of vectors: pick one, or give list(mapping.values()) to apply them together")
-    vectors = [] if sv is None else [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv)
-    for vector in vectors:
+    vectors = []
+    for vector in listed(sv):
         if isinstance(vector, SteeringPrompt):
             raise TypeError("a SteeringPrompt changes the prompt, not the residual stream: give it to generate or evaluate")
         if not isinstance(vector, SteeringVector):
             raise TypeError(f"expected a SteeringVector, got {type(vector).__name__}")
+        vectors.append(vector)
     return vectors
+
+
+def listed(steer: SteerText) -> list[SteeringVector | SteeringPrompt]:
+    """What steers, in a list."""
+    if steer is None:
+        return []
+    if isinstance(steer, (SteeringVector, SteeringPrompt)):
+        return [steer]
+    return list(steer)
 
 
 def check_fits(model: Bridge, sv: SteeringVector) -> None:
@@ -118,26 +134,48 @@ def apply_edits(
 ) -> Iterator[None]:
     """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes."""
     tracker = PassTracker(model, prompt_lengths)
-    hooks = [(hook_name(edit.layer), _hook_function(edit, tracker, record)) for edit in _on(edits, device(model))]
+    here = [_to_device(edit, device(model)) for edit in edits]
+    hooks = edit_hooks(
+        here,
+        lambda positions, hidden: tracker.edited(positions),
+        None if record is None else partial(record, tracker),
+    )
     with watch_passes(model, tracker.begin, tracker.end), model.hooks(fwd_hooks=hooks):
         yield
 
 
-def _hook_function(edit: Edit, tracker: PassTracker, record: Recorder | None) -> HookFunction:
-    def edit_residual(hidden: Tensor, hook: Any) -> Tensor | None:
-        mask = tracker.edited(edit.positions)
-        if mask is None:
-            return None
-        edited = edit.apply(hidden, mask)
-        if record is not None:
-            record(tracker, edit, hidden, edited, mask)
-        return edited
+def edit_hooks(edits: Sequence[Edit], masks: MaskSource, record: EditRecorder | None = None) -> list[tuple[str, HookFunction]]:
+    """The hooks of all editing, as (hook point, function): of `steer`, `hook`, `loss` and training alike.
 
-    return edit_residual
+    Args:
+        edits: in the order in which they act. Gradients flow through their weights.
+        masks: asked for the tokens to edit whenever an edited block has run.
+        record: told of each edit after it is made.
+    """
+
+    def function_of(edit: Edit) -> HookFunction:
+        def edit_residual(hidden: Tensor, hook: Any) -> Tensor | None:
+            mask = masks(edit.positions, hidden)
+            if mask is None:
+                return None
+            edited = edit.apply(hidden, mask)
+            if record is not None:
+                record(edit, hidden, edited, mask)
+            return edited
+
+        return edit_residual
+
+    return [(hook_name(edit.layer), function_of(edit)) for edit in edits]
 
 
-def _on(edits: Sequence[Edit], place: torch.device) -> list[Edit]:
-    return [edit._replace(weights=edit.weights.each(lambda tensor: tensor.to(place))) for edit in edits]
+def masks_of(batch: Batch) -> MaskSource:
+    """The masks of one pass over a batch whose prompts are known; each is made once."""
+    edited = cache(batch.edited)
+    return lambda positions, hidden: edited(positions)
+
+
+def _to_device(edit: Edit, device: torch.device) -> Edit:
+    return edit._replace(weights=edit.weights.each(lambda tensor: tensor.to(device)))
 
 
 def edits_for_all(vectors: Sequence[SteeringVector]) -> list[Edit]:
@@ -176,10 +214,15 @@ def hook(
         ValueError: the pass has another shape than the masks, or another width than the direction.
         SteeringError: the pass looks like a decoding step.
     """
-    (edit,) = edits_for_all([sv])
+    (pair,) = edit_hooks(edits_for_all([sv]), _masks_by_hand(sv, prompt_mask, token_mask))
+    return pair
+
+
+def _masks_by_hand(sv: SteeringVector, prompt_mask: Tensor | None, token_mask: Tensor | None) -> MaskSource:
+    """The masks of a hook that nobody tells about the passes it runs in."""
     calls = 0
 
-    def edit_residual(hidden: Tensor, hook: Any) -> Tensor:
+    def masks(positions: str | PositionFunction, hidden: Tensor) -> Tensor:
         nonlocal calls
         shape = hidden.shape[:2]
         if hidden.shape[-1] != sv.d_model:
@@ -188,7 +231,7 @@ def hook(
             if mask is not None and mask.shape != shape:
                 raise ValueError(f"the hook was made for a pass of {tuple(mask.shape)} tokens, this one has {tuple(shape)}")
         calls += 1
-        if sv.positions != "all" and prompt_mask is None and shape[1] == 1 and calls > 1:
+        if positions != "all" and prompt_mask is None and shape[1] == 1 and calls > 1:
             raise SteeringError(
                 "this pass of one token looks like decoding with a KV cache: generate inside steerlens.steer, or pass "
                 "prompt_mask to say that it is a prompt"
@@ -196,6 +239,6 @@ def hook(
         everything = torch.ones(shape, dtype=torch.bool, device=hidden.device)
         tokens = everything if token_mask is None else token_mask.to(hidden.device)
         prompt = tokens if prompt_mask is None else prompt_mask.to(hidden.device) & tokens
-        return edit.apply(hidden, position_mask(sv.positions, prompt, tokens))
+        return position_mask(positions, prompt, tokens)
 
-    return hook_name(sv.layer), edit_residual
+    return masks

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..model.bridge import Bridge
 from ..model.forward import announced_lengths
-from ..positions import PositionFunction, edits_response, position_mask
+from ..positions import PositionFunction, edits_response, position_mask, prompt_tokens, token_index
 from .forward_inputs import PassInput, enclosing_generation, padding_without_mask
 
 
@@ -86,7 +86,7 @@ class PassTracker:
         if positions not in self._masks:
             assert given.token_mask is not None and self._lengths is not None
             tokens = given.token_mask
-            prompt = tokens & (tokens.long().cumsum(-1) <= self._lengths.to(tokens.device)[:, None])
+            prompt = prompt_tokens(tokens, self._lengths)
             self._masks[positions] = position_mask(positions, prompt, tokens)[:, given.past :]
         return self._masks[positions]
 
@@ -98,9 +98,7 @@ class PassTracker:
     def token_index(self) -> Int[Tensor, "batch length"]:
         """Index of each token of the current pass in its row's sequence, padding not counted (-1 at padding)."""
         assert self.current is not None and self.current.token_mask is not None
-        mask = self.current.token_mask
-        index = (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
-        return index[:, self.current.past :]
+        return token_index(self.current.token_mask)[:, self.current.past :]
 
     def _known_lengths(self) -> Int[Tensor, " batch"] | None:
         """What steerlens's own running pass says, else what the caller of `steer` said."""

@@ -1,17 +1,17 @@
 """The same tokens with and without steering: what every analysis of a vector's effects looks at."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Prompt
-from ..model.batches import Batch, EncodedExample, collate
-from ..model.bridge import Bridge, HookFunction, context_length, model_name
+from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
+from ..model.bridge import Bridge, model_name
 from ..model.chat import encode_response
-from ..model.forward import announced, forward, frozen
+from ..model.forward import announced, forward, frozen, reading_hooks
 from ..vector import SteeringVector
 from .generation import as_prompts, decode, prepare
 from .hooks import Steer, steer
@@ -46,7 +46,7 @@ def encode(
         ValueError: nothing to do, a vector that does not fit, a number of responses that is not that of the prompts, a
             batch size below 1, or a row longer than the context.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, sv, max_new_tokens if responses is None else 1, chat)
     if responses is None:
@@ -61,11 +61,8 @@ def encode(
         answers = [encode_response(model, text) for text in texts]
     examples = [EncodedExample(tuple(p), tuple(r)) for p, r in zip(rows, answers, strict=True)]
     for number, example in enumerate(examples):
-        if example.length > context_length(model):
-            raise ValueError(
-                f"prompt {number} and its response have {example.length} tokens and exceed the context of "
-                f"{model_name(model)} ({context_length(model)}): shorten them"
-            )
+        beginning = f"prompt {number} and its response have {example.length} tokens and exceed"
+        check_context(model, example.length, beginning, "shorten them")
     return examples
 
 
@@ -80,15 +77,12 @@ def record(model: Bridge, batch: Batch, sv: Steer, names: Sequence[str] = ()) ->
         raise ValueError(f"{model_name(model)} has no hook point {missing[0]!r}")
     values: dict[str, Tensor] = {}
 
-    def keep(name: str) -> HookFunction:
-        def keep_value(value: Tensor, hook: Any) -> None:
-            values[name] = value.detach()
+    def keep(name: str, value: Tensor) -> None:
+        values[name] = value.detach()
 
-        return keep_value
-
-    hooks = [(name, keep(name)) for name in names]
+    hooks = reading_hooks(names, keep)
     # hooks run in the order of their adding: what is kept is what steering has left
-    with torch.no_grad(), frozen(model), announced(model, batch.prompt_mask.sum(-1)), steer(model, sv):
+    with torch.no_grad(), frozen(model), announced(model, batch.prompt_lengths), steer(model, sv):
         logits = forward(model, batch.padded, hooks)
     return Recording(logits.float(), values)
 
@@ -99,18 +93,13 @@ def batches(model: Bridge, examples: Sequence[EncodedExample], batch_size: int) 
     Raises:
         ValueError: a batch size below 1.
     """
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     return [collate(model, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
 
 def response_logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
     """Logits, float32, where the response's tokens of all rows are predicted, row after row; only those are computed."""
-    lengths = batch.prompt_mask.sum(-1)
+    lengths = batch.prompt_lengths
     first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
     with announced(model, lengths), steer(model, sv):
         logits = forward(model, batch.padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
@@ -143,8 +132,3 @@ def check_effect(model: Bridge, kl: float) -> None:
             f"the vector moves the predictions by {kl:.2g} nats per token, which is rounding in {dtype} (below "
             f"{noise(model):g}): there is no effect to share out; {remedy}"
         )
-
-
-def token_index(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Place of each token in its row, padding not counted (-1 at padding)."""
-    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)

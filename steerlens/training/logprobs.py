@@ -27,9 +27,9 @@ def with_reference(model: Bridge, examples: Sequence[EncodedExample], batch_size
 
 def response_logprobs(model: Bridge, batch: Batch, hooks: Hooks = ()) -> TokenLogprobs:
     """log p of each response token, float32. What stands before the shortest prompt's last token is not unembedded."""
-    first = int(batch.prompt_mask.sum(-1).min())  # the shortest prompt's last token predicts at position first - 1
+    first = int(batch.prompt_lengths.min())  # the shortest prompt's last token predicts at position first - 1
     width = batch.tokens.shape[1]
-    with announced(model, batch.prompt_mask.sum(-1)):
+    with announced(model, batch.prompt_lengths):
         logits = forward(model, batch.padded, hooks, keep=width - first + 1)[:, :-1]
     targets, mask = batch.tokens[:, first:], batch.response_mask[:, first:]
     chosen = -F.cross_entropy(logits[mask].float(), targets[mask], reduction="none")
@@ -51,14 +51,14 @@ def objective_logprobs(
     n = len(examples)
     rows = pairs(examples) if needed else list(examples)
     batch = collate(model, rows)
-    place = torch.arange(len(rows), device=batch.tokens.device) % n
-    result = _split(response_logprobs(model, batch, hooks_for(batch, place, None)), n)
+    example = torch.arange(len(rows), device=batch.tokens.device) % n
+    result = _split(response_logprobs(model, batch, hooks_for(batch, example, None)), n)
     logprobs = Logprobs(*result)
     if REFERENCE in needed:
         known = torch.tensor([example.reference for example in examples], device=batch.tokens.device)
         logprobs = logprobs._replace(response_reference=known[:, 0], neutral_reference=known[:, 1])
     if NULL in needed:
-        response, neutral = _split(response_logprobs(model, batch, hooks_for(batch, place, "null")), n)
+        response, neutral = _split(response_logprobs(model, batch, hooks_for(batch, example, "null")), n)
         logprobs = logprobs._replace(response_null=response, neutral_null=neutral)
     return logprobs
 

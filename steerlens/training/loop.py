@@ -16,13 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data import as_data
-from ..interventions import REFT, edit_tokens, stack
+from ..interventions import REFT, stack
 from ..model.batches import Batch, EncodedExample, encode_data
-from ..model.bridge import Bridge, HookFunction, Hooks, hook_name
+from ..model.bridge import Bridge, Hooks
 from ..model.forward import frozen
-from ..positions import PositionFunction, position_mask
+from ..positions import PositionFunction
 from ..reproducibility import generator_for
-from ..steering.hooks import Steer, as_list, check_fits, edits_for_all
+from ..steering.hooks import Edit, Steer, as_list, check_fits, edit_hooks, edits_for_all, masks_of
 from ..vector import SteeringVector
 from . import scaling
 from .callbacks import Callback, Step
@@ -212,13 +212,9 @@ def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang
         raise ValueError("a ReFT form has no Null intervention, which this objective needs")
     encoded = encode_data(model, as_data(data), neutral=bool(needed))
 
-    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
-        hooks = []
-        acting = vectors if form is None else [one.replace(form=form, factor=_null_factor(one)) for one in vectors]
-        for edit in edits_for_all(acting):
-            mask = position_mask(edit.positions, batch.prompt_mask, batch.token_mask)
-            hooks.append((hook_name(edit.layer), lambda hidden, hook, e=edit, m=mask: e.apply(hidden, m)))
-        return hooks
+    def hooks_for(batch: Batch, example: Tensor, form: str | None) -> Hooks:
+        acting = vectors if form is None else [sv.replace(form=form, factor=_null_factor(sv)) for sv in vectors]
+        return edit_hooks(edits_for_all(acting), masks_of(batch))
 
     total = weight = 0.0
     with torch.no_grad(), frozen(model):
@@ -324,21 +320,12 @@ def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int,
     shared = runs[0].shared
     index = torch.tensor([number for number, _ in rows], device=runs[0].sites[0].direction.device)
 
-    def hooks_for(batch: Batch, place: Tensor, form: str | None) -> Hooks:
-        mask = position_mask(shared.positions, batch.prompt_mask, batch.token_mask)
-
-        def hook_at(sites: Sequence[Site]) -> HookFunction:
+    def hooks_for(batch: Batch, example: Tensor, form: str | None) -> Hooks:
+        edits = []
+        for layer, *sites in zip(shared.layers, *(run.sites for run in runs), strict=True):
             weights = stack([site.weights() if form is None else site.null_weights() for site in sites])
-            by_row = weights.each(lambda tensor: tensor[index[place]])
-
-            def edit(hidden: Tensor, hook: Any) -> Tensor:
-                here = hidden.device
-                return edit_tokens(hidden, mask.to(here), by_row.each(lambda tensor: tensor.to(here)), form or shared.form)
-
-            return edit
-
-        by_layer = zip(*(run.sites for run in runs), strict=True)
-        return [(hook_name(layer), hook_at(sites)) for layer, sites in zip(shared.layers, by_layer, strict=True)]
+            edits.append(Edit(layer, shared.positions, form or shared.form, weights, index[example]))
+        return edit_hooks(edits, masks_of(batch))
 
     needed = needs(shared.objective)
     logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for)
