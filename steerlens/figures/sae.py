@@ -12,6 +12,7 @@ from ..analysis.residual_covariance import ResidualStatistics
 from ..analysis.sae.comparison import SIDES, SAEComparison
 from ..analysis.sae.feature_changes import FeatureEffects
 from ..analysis.sae.recovery import EffectRecovery
+from ..visible_text import visible
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, signed_map
 
 READS = {"decoder": "decoder rows: what features write", "encoder": "encoder columns: what features read"}
@@ -143,7 +144,7 @@ def _mark_response(figure: go.Figure, tokens: pd.DataFrame) -> None:
 
 def _seen(token: Any) -> str:
     """A token as plotly shows it literally, with signs for what cannot be seen."""
-    return label(str(token).replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣"))
+    return label(visible(str(token)))
 
 
 def plot_effect_recovery(

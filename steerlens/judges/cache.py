@@ -1,6 +1,5 @@
 """Replies of a judge, kept on disk: a file of JSON lines that only ever grows."""
 
-import hashlib
 import json
 import os
 import threading
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..reproducibility import sha256
 from .rubrics import parse_rating
 
 SCHEMA = 1
@@ -178,8 +178,7 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
 
 def _key(settings: Settings, request: Request) -> str:
-    told = json.dumps([SCHEMA, _kept(settings), *request])
-    return hashlib.sha256(told.encode()).hexdigest()
+    return sha256(json.dumps([SCHEMA, _kept(settings), *request]))
 
 
 def _record(told: Any) -> tuple[str, Settings, Reply]:

@@ -219,7 +219,7 @@ def test_the_rubric_of_a_judge_of_ours_counts(monkeypatch: Any) -> None:
     real = folders.hash_of
     monkeypatch.setattr(folders, "hash_of", lambda names: real([name for name in names if name != "judges.rubrics"]))
     assert folders.of_judge(kind()) != before
-    assert folders.of_judge(Line()) == steerlens.judging.judge_identity(Line())
+    assert folders.of_judge(Line()) == steerlens.judges.base.judge_identity(Line())
 
 
 def test_kept_cells_stay_and_are_told_apart(run: Callable[..., Sweep], monkeypatch: Any) -> None:
