@@ -14,7 +14,18 @@ ROOT = Path(steerlens.__file__).parent
 
 # from the bottom up; a package or module may import those in rows below its own
 ORDER = (
-    ("files", "reproducibility", "visible_text", "tables", "positions", "interventions", "intervals", "scores", "result"),
+    (
+        "files",
+        "reproducibility",
+        "visible_text",
+        "tables",
+        "dataclass_options",
+        "positions",
+        "interventions",
+        "intervals",
+        "scores",
+        "result",
+    ),
     ("figures", "data", "run_folder"),
     ("vector",),
     ("model",),
