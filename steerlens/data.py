@@ -90,7 +90,7 @@ class SteeringData:
     @property
     def hash(self) -> str:
         """Fingerprint of the examples in their order (sha256, hex)."""
-        rows = [[_plain(e.prompt), e.response, e.neutral] for e in self.examples]
+        rows = [[plain_prompt(e.prompt), e.response, e.neutral] for e in self.examples]
         return sha256(json.dumps(rows, ensure_ascii=True))
 
 
@@ -220,8 +220,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    return "NaN" if _is_nan(value) else "missing" if value is None else f"{type(value).__name__} {value!r:.40}"
+    if value is None:
+        return "missing"
+    return "NaN" if _is_nan(value) else f"{type(value).__name__} {value!r:.40}"
 
 
-def _plain(prompt: Prompt) -> Any:
+def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON values."""
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -25,6 +26,12 @@ def sha256(text: str) -> str:
 def digest(text: str) -> str:
     """The first twelve digits of `sha256`: enough to tell texts apart, short enough to show."""
     return sha256(text)[:12]
+
+
+def file_digest(path: str | Path) -> str:
+    """`digest` of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def json_digest(value: Any) -> str:

@@ -53,7 +53,7 @@ def test_each_field_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_has_no_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="the field names is of type .*, for which there is no option"):
+    with pytest.raises(TypeError, match=r"the field names is of type .*, for which there is no option"):
         add_options(argparse.ArgumentParser(), Unknown, "", "")
 
 

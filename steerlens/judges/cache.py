@@ -113,7 +113,7 @@ class JudgeCache:
             OSError: it could not be written.
         """
         key, settings = _key(settings, request), replace(settings, rubric="")
-        told = {
+        record = {
             "steerlens_judge": SCHEMA,
             "key": key,
             "settings": _kept(settings),
@@ -121,7 +121,7 @@ class JudgeCache:
             "again": request.again,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        line = json.dumps(told | reply._asdict()).encode() + b"\n"
+        line = json.dumps(record | reply._asdict()).encode() + b"\n"
         with _APPENDING:
             if key in self._replies and usable(self._replies[key]):
                 return
@@ -164,11 +164,11 @@ def writable_cache(path: str | Path) -> JudgeCache:
         ValueError: as `JudgeCache`, or the file cannot be written or made.
     """
     path = Path(path)
-    place = next(one for one in (path, *path.absolute().parents) if one.exists())  # the nearest that is there
-    if place != path and not place.is_dir():
-        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} is not a folder")
-    if not os.access(place, os.W_OK | (0 if place == path else os.X_OK)):
-        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} cannot be written")
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if nearest != path and not nearest.is_dir():
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | (0 if nearest == path else os.X_OK)):
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {nearest} cannot be written")
     return JudgeCache(path)
 
 
@@ -181,12 +181,12 @@ def _key(settings: Settings, request: Request) -> str:
     return sha256(json.dumps([SCHEMA, _kept(settings), *request]))
 
 
-def _record(told: Any) -> tuple[str, Settings, Reply]:
-    """One line, read.
+def _record(line: Any) -> tuple[str, Settings, Reply]:
+    """One line, as JSON values, read.
 
     Raises:
         KeyError, TypeError, ValueError: it is not a usable one.
     """
-    if told["steerlens_judge"] != SCHEMA or not isinstance(told["text"], str) or not isinstance(told["key"], str):
+    if line["steerlens_judge"] != SCHEMA or not isinstance(line["text"], str) or not isinstance(line["key"], str):
         raise ValueError("not a reply of this version")
-    return told["key"], Settings(**told["settings"]), Reply(*(told[name] for name in Reply._fields))
+    return line["key"], Settings(**line["settings"]), Reply(*(line[name] for name in Reply._fields))

@@ -57,8 +57,8 @@ class LocalJudge:
         self._model = load_model(model) if isinstance(model, str) else model
         check_model(self._model)
         self._batch_size, self._seed, self._progress = batch_size, seed, progress
-        told = json.dumps(identity(self._model) | ({"seed": seed} if temperature else {}), sort_keys=True)
-        settings = replace(settings, model=model_name(self._model), extra=told)
+        extra = json.dumps(identity(self._model) | ({"seed": seed} if temperature else {}), sort_keys=True)
+        settings = replace(settings, model=model_name(self._model), extra=extra)
         self._asking = Asking(rubric, settings, kept, Usage())
 
     @property

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..data import plain_prompt
 from ..files import PACKAGE
 from ..judges.base import Judge, judge_identity
 from ..model.bridge import Bridge, identity, weights_hash
@@ -200,7 +201,7 @@ def of_job(job: Job) -> dict[str, Any]:
         "config": None if job.config is None else asdict(job.config),
         "sampling": job.sampling._asdict(),
         "data": {name: json_digest([data.hash, data.concept]) for name, data in job.datasets.items()},
-        "prompts": {name: json_digest([_listed(prompt) for prompt in prompts]) for name, prompts in job.prompts.items()},
+        "prompts": {name: json_digest([plain_prompt(prompt) for prompt in prompts]) for name, prompts in job.prompts.items()},
     }
 
 
@@ -246,7 +247,3 @@ def of_judge(judge: Judge) -> str:
     module = type(judge).__module__.removeprefix(f"{PACKAGE.name}.")
     code = hash_of((module, *ASKING)) if module.startswith("judges.") else ""
     return f"{judge_identity(judge)} {code[:12]}".rstrip()
-
-
-def _listed(prompt: Any) -> Any:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

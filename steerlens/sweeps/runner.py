@@ -123,13 +123,13 @@ class Sweep:
         named = (*by, y, x)
         chosen = [cell for cell in self.cells if all(cell.settings.get(axis) == v for axis, v in (where or {}).items())]
         self._check_axes(named, chosen, where or {}, score)
-        places: dict[tuple[Any, ...], list[Cell]] = {}
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in chosen:
-            places.setdefault(tuple(_frozen(cell.settings.get(axis)) for axis in named), []).append(cell)
+            groups.setdefault(tuple(_frozen(cell.settings.get(axis)) for axis in named), []).append(cell)
         known: Any = self.frame.set_index("key")
         rows = [
-            dict(zip(named, place, strict=True)) | _mean_of(cells, known.reindex([c.key for c in cells]), score, level, seed)
-            for place, cells in places.items()
+            dict(zip(named, values, strict=True)) | _mean_of(cells, known.reindex([c.key for c in cells]), score, level, seed)
+            for values, cells in groups.items()
         ]
         return pd.DataFrame(rows)
 
@@ -319,9 +319,9 @@ def _result(folder: Folder, cells: Sequence[Cell]) -> Sweep:
             continue
         about = {"key": cell.key, "concept": cell.concept, "seed": cell.seed}
         about |= {axis: _frozen(cell.settings.get(axis)) for axis in axes}
-        for place, row in enumerate(record["rows"]):
-            told = {("sampling_seed" if name == "seed" else name): value for name, value in row.items()}
-            responses.append(about | {"row": place} | told)
+        for index, row in enumerate(record["rows"]):
+            response = {("sampling_seed" if name == "seed" else name): value for name, value in row.items()}
+            responses.append(about | {"row": index} | response)
         means = {score: _mean([row[score] for row in record["rows"]]) for score in SCORES}
         counts = {"n": len(record["rows"]), "unscored": sum(row["overall"] is None for row in record["rows"])}
         numbers = {name: record["numbers"].get(name, np.nan) for name in NUMBERS}
