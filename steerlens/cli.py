@@ -4,24 +4,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 
-_TRAIN_OPTIONS = (
-    # (TrainConfig field, type, help); left out ones come from the published settings
-    ("epochs", int, "passes over the data"),
-    ("batch_size", int, "examples per forward pass"),
-    ("factor_init", float, "the factor starts at this times sqrt(d_model)"),
-    ("direction_init", float, "the direction's entries start at this size over sqrt(d_model)"),
-    ("factor_lr", float, "Adam's learning rate of the factor"),
-    ("direction_lr", float, "Adam's learning rate of the direction"),
-    ("max_response_tokens", int, "cut responses after so many tokens"),
-)
+if TYPE_CHECKING:
+    import torch
+
+    from .model.bridge import Bridge
+    from .training.scaling import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (2 for input that cannot be used)."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
     try:
         return options.run(options)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
@@ -29,14 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The whole command line; of `train` with its options only if that is the command, since TrainConfig imports torch."""
     parser = argparse.ArgumentParser(
         prog="steerlens", description="Train, apply and understand steering vectors on TransformerLens."
     )
     parser.add_argument("--version", action="version", version=f"steerlens {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
-    _add_train(commands)
+    train = commands.add_parser("train", help="train a vector on your model and data")
+    if command == "train":
+        _add_train_options(train)
     _add_generate(commands)
     return parser
 
@@ -50,35 +50,60 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demo.set_defaults(run=_demo)
 
 
-def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    train = commands.add_parser("train", help="train a vector on your model and data")
+def _add_train_options(train: argparse.ArgumentParser) -> None:
+    from .dataclass_options import add_options
+    from .interventions import FORMS
+    from .training.objectives import OBJECTIVES
+    from .training.scaling import TrainConfig
+
     train.add_argument("--model", required=True, help="hub name, local folder, or terrarium")
     train.add_argument("--data", required=True, type=Path, help="jsonl, json, csv or parquet with prompt and response columns")
-    train.add_argument("--layer", required=True, type=int, help="0-based block whose output is edited")
-    train.add_argument("--out", required=True, type=Path, help="the vector's file, *.safetensors")
+    train.add_argument(
+        "--layer",
+        required=True,
+        type=int,
+        action="append",
+        metavar="N",
+        help="0-based block whose output is edited; given several times, a vector at each, trained together",
+    )
+    train.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="the vector's file, *.safetensors; of several layers one each, NAME-layer8.safetensors and so on",
+    )
     train.add_argument(
         "--positions",
         default="p2+s2",
         help="tokens to edit: p2+s2, p4, s1, prompt, response, all (default: %(default)s)",
     )
-    train.add_argument("--objective", default="lang", help="default: %(default)s")
-    train.add_argument("--form", default="add", help="add or clamp (default: %(default)s)")
+    train.add_argument("--objective", default="lang", help=f"{', '.join(OBJECTIVES)} (default: %(default)s)")
+    train.add_argument("--form", default="add", help=f"{', '.join(FORMS)} (default: %(default)s)")
+    train.add_argument("--rank", type=int, default=1, metavar="N", help="of loreft and direft (default: %(default)s)")
     train.add_argument(
         "--factor", default="joint", help="joint, a number, or numbers 2,4,8 to draw from (default: %(default)s)"
     )
     train.add_argument("--concept", help="what the responses show, kept in the file")
     train.add_argument("--seed", type=int, default=42)
     train.add_argument("--dtype", default="float32", help="of the model: float32, bfloat16, float16 (default: %(default)s)")
-    for name, kind, text in _TRAIN_OPTIONS:
-        train.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default: published, for the model's width)")
+    add_options(
+        train, TrainConfig, "settings of TrainConfig", "Each is as published, at the model's width, unless it is given."
+    )
     train.set_defaults(run=_train)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="answer prompts with and without a vector")
     generate.add_argument("--model", required=True, help="hub name, local folder, or terrarium")
-    generate.add_argument("--vector", type=Path, help="a file written by steerlens train; without it the model is not steered")
-    generate.add_argument("--scale", type=float, default=1.0, help="multiplies the vector's factor (default: %(default)s)")
+    generate.add_argument(
+        "--vector",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="written by steerlens train; given several times, all together; without it nothing is steered",
+    )
+    generate.add_argument("--scale", type=float, default=1.0, help="multiplies the vectors' factors (default: %(default)s)")
     generate.add_argument("--max-new-tokens", type=int, default=128)
     generate.add_argument("--temperature", type=float, default=1.0, help="0 = greedy (default: %(default)s)")
     generate.add_argument("--seed", type=int, default=0)
@@ -99,35 +124,38 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from .data import SteeringData
     from .model.bridge import load_model
     from .training.loop import train
-    from .training.setup import published_settings
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out {options.out.name}: name the file *.safetensors")
     data = SteeringData(options.data, concept=options.concept)
     model = load_model(options.model, dtype=_dtype(options.dtype))
-    given = {name: value for name, _, _ in _TRAIN_OPTIONS if (value := getattr(options, name)) is not None}
-    config = None
-    if given:
-        config = replace(published_settings(model, options.positions, options.objective)[0], **given)
-    sv = train(
-        model,
-        data,
-        layer=options.layer,
-        positions=options.positions,
-        objective=options.objective,
-        form=options.form,
-        factor=_factor(options.factor),
-        config=config,
-        seed=options.seed,
-    )
-    sv.save(options.out)
-    print(f'{sv}\nsaved to {options.out}; try:\n  steerlens generate --model {options.model} --vector {options.out} "..."')
+    names = ("positions", "objective", "form", "rank", "seed")
+    settings = {name: getattr(options, name) for name in names}
+    settings |= {"factor": _factor(options.factor), "config": _config(model, options)}
+    vectors = train(model, data, layer=options.layer, **settings)
+    written = []
+    for sv in vectors:
+        path = options.out if len(vectors) == 1 else options.out.with_stem(f"{options.out.stem}-layer{sv.layer}")
+        written.append(sv.save(path))
+        print(f"{sv}\nsaved to {path}")
+    chosen = " ".join(f"--vector {path}" for path in written)
+    print(f'try:\n  steerlens generate --model {options.model} {chosen} "..."')
     return 0
+
+
+def _config(model: "Bridge", options: argparse.Namespace) -> "TrainConfig | None":
+    """The published settings with what the options change; None if they change nothing."""
+    from dataclasses import replace
+
+    from .dataclass_options import given
+    from .training.scaling import TrainConfig
+    from .training.setup import published_settings
+
+    changed = given(options, TrainConfig)
+    return replace(published_settings(model, options.positions, options.objective)[0], **changed) if changed else None
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -135,11 +163,11 @@ def _generate(options: argparse.Namespace) -> int:
     from .steering.generation import generate
     from .vector import SteeringVector
 
-    sv = None if options.vector is None else SteeringVector.load(options.vector).scaled(options.scale)
+    vectors = [SteeringVector.load(path).scaled(options.scale) for path in options.vector]
     model = load_model(options.model, dtype=_dtype(options.dtype))
     settings = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
-    for label, vector in (("unsteered", None), ("steered", sv)) if sv else (("unsteered", None),):
-        responses = generate(model, options.prompts, vector, **settings)
+    for label, steering in (("unsteered", None), ("steered", vectors)) if vectors else (("unsteered", None),):
+        responses = generate(model, options.prompts, steering, **settings)
         for prompt, response in zip(options.prompts, responses, strict=True):
             print(f"[{label}] {prompt}\n{response}\n")
     return 0
@@ -155,7 +183,7 @@ def _factor(text: str) -> str | float | list[float]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _dtype(name: str):  # the type lives in torch, which must not be imported for --help
+def _dtype(name: str) -> "torch.dtype":
     import torch
 
     dtype = getattr(torch, name, None)

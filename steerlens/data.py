@@ -3,13 +3,18 @@
 Every reader ends in `SteeringData`, which is checked on construction: what is wrong is said with the row it is in.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .reproducibility import sha256
+from .tables import DataError, read_rows, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
@@ -22,10 +27,6 @@ _COLUMNS = (
     ("input", "output", None),  # AxBench
 )
 _KNOWN = "prompt/response(/neutral), input/output, or negative_input/positive_output(/negative_output)"
-
-
-class DataError(ValueError):
-    """A row or column that cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class SteeringData:
     @property
     def hash(self) -> str:
         """Fingerprint of the examples in their order (sha256, hex)."""
-        rows = [[_plain(e.prompt), e.response, e.neutral] for e in self.examples]
-        return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
+        rows = [[plain_prompt(e.prompt), e.response, e.neutral] for e in self.examples]
+        return sha256(json.dumps(rows, ensure_ascii=True))
 
 
 def as_data(data: Any) -> SteeringData:
@@ -109,8 +110,6 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
         FileNotFoundError: the folder has no such files.
         DataError: a row cannot be used, or a concept has no rows.
     """
-    import pandas as pd
-
     folder = Path(directory)
     if not (folder / "metadata.jsonl").exists() and (folder / "generate" / "metadata.jsonl").exists():
         folder = folder / "generate"
@@ -118,13 +117,13 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     for path in (folder / "metadata.jsonl", table_path):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: an AxBench folder holds metadata.jsonl, train_data.parquet")
-    table = pd.read_parquet(table_path)
+    table = read_table(table_path)
     missing = {"input", "output", "concept_id", "category"} - set(table.columns)
     if missing:
         raise DataError(f"{table_path.name} lacks the columns {sorted(missing)}")
     negatives = table[table["category"] == "negative"]
     concepts: dict[int, SteeringData] = {}
-    for line in _json_lines(folder / "metadata.jsonl"):
+    for line in read_rows(folder / "metadata.jsonl"):
         number = int(line["concept_id"])
         rows = table[(table["concept_id"] == number) & (table["category"] == "positive")]
         if rows.empty:
@@ -136,7 +135,7 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     return dict(sorted(concepts.items()))
 
 
-def _rows_of(table: Any) -> list[Example]:
+def _rows_of(table: "pd.DataFrame") -> list[Example]:
     """Rows of an AxBench table, named in errors by their index in the whole file."""
     rows = zip(table.index, table["input"], table["output"], strict=True)
     return [_check({"prompt": prompt, "response": output}, number) for number, prompt, output in rows]
@@ -158,34 +157,11 @@ def _read_rows(source: Any) -> list[Any]:
     return list(source)  # a list of rows or a Hugging Face Dataset, which iterates over dicts
 
 
-def _read_file(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        return _json_lines(path)
-    if kind == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
-    if kind not in (".csv", ".parquet"):
-        raise DataError(f"{path.name}: files of kind {kind or '(none)'!r} are not read; use jsonl, json, csv or parquet")
-    import pandas as pd
-
-    # keep_default_na: a response "None" or "NA" is text, while an empty cell stays empty and is refused below
-    table = pd.read_csv(path, keep_default_na=False, dtype=str) if kind == ".csv" else pd.read_parquet(path)
-    if kind == ".csv":  # an empty cell is how a CSV leaves a neutral response out
-        for neutral in {"neutral", "negative_output"} & set(table.columns):
-            table[neutral] = table[neutral].replace("", None)
-    return table.to_dict(orient="records")  # type: ignore[return-value]
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n")):  # splitlines() breaks at U+2028 too
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path.name}, line {number + 1}: not JSON ({error})") from error
+def _read_file(path: Path) -> list[Any]:
+    rows = read_rows(path)
+    if path.suffix.lower() == ".csv":  # an empty cell is how a CSV leaves a neutral response out
+        for row in rows:
+            row.update({column: None for column in ("neutral", "negative_output") if row.get(column) == ""})
     return rows
 
 
@@ -244,8 +220,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    return "NaN" if _is_nan(value) else "missing" if value is None else f"{type(value).__name__} {value!r:.40}"
+    if value is None:
+        return "missing"
+    return "NaN" if _is_nan(value) else f"{type(value).__name__} {value!r:.40}"
 
 
-def _plain(prompt: Prompt) -> Any:
+def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON values."""
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

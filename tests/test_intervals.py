@@ -1,6 +1,8 @@
 """Intervals of means: quantiles by hand, the coverage they promise, and nothing from a single unit."""
 
 import itertools
+import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,6 +13,22 @@ from steerlens.intervals import FEW, RESAMPLES, estimate, mean_interval, share_i
 @pytest.mark.parametrize(("free", "quantile"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (30, 2.0423)])
 def test_quantiles_of_t_are_the_printed_ones(free: int, quantile: float) -> None:
     assert t_quantile(free) == pytest.approx(quantile, abs=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.6, 0.9, 0.975, 0.995])
+def test_quantiles_of_t_by_closed_forms_and_by_summing_the_density(level: float) -> None:
+    """One, two and four degrees of freedom have closed forms; the sum over 100,000 angles is good to about eight digits."""
+    rest = 4 * level * (1 - level)
+    four = 2 * math.sqrt(math.cos(math.acos(math.sqrt(rest)) / 3) / math.sqrt(rest) - 1)
+    closed = {1: math.tan(math.pi * (level - 0.5)), 2: (2 * level - 1) * math.sqrt(2 / rest), 4: four}
+    for free, value in closed.items():
+        assert t_quantile(free, level) == pytest.approx(value, rel=1e-12)
+    for free in (*closed, 3, 9, 30, 100):
+        angle = np.linspace(0, math.pi / 2, 100_001)
+        density = np.cos(angle) ** (free - 1)
+        mass = np.cumsum((density[1:] + density[:-1]) / 2)
+        summed = math.sqrt(free) * math.tan(float(np.interp((2 * level - 1) * mass[-1], mass, angle[1:])))
+        assert t_quantile(free, level) == pytest.approx(summed, rel=1e-8)
 
 
 def test_tails_by_hand() -> None:
@@ -57,6 +75,15 @@ def test_shares_by_wilsons_formula(right: int, n: int, low: float, high: float) 
     assert found == pytest.approx((low, high), abs=1e-4)
     for end in found:
         assert (end - right / n) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, abs=1e-7)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (1, 3), (0, 10), (8, 10), (45, 45), (777, 1000)])
+def test_shares_as_wilsons_formula_is_written(right: int, n: int, level: float) -> None:
+    z, share = NormalDist().inv_cdf((1 + level) / 2), right / n
+    middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    expected = max((middle - half) / (1 + z**2 / n), 0.0), min((middle + half) / (1 + z**2 / n), 1.0)
+    assert share_interval(right, n, level) == pytest.approx(expected, abs=1e-12)
 
 
 def test_one_unit_has_no_interval() -> None:

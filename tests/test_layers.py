@@ -14,8 +14,19 @@ ROOT = Path(steerlens.__file__).parent
 
 # from the bottom up; a package or module may import those in rows below its own
 ORDER = (
-    ("files", "reproducibility", "positions", "interventions", "intervals", "scores", "result"),
-    ("figures", "data"),
+    (
+        "files",
+        "reproducibility",
+        "visible_text",
+        "tables",
+        "dataclass_options",
+        "positions",
+        "interventions",
+        "intervals",
+        "scores",
+        "result",
+    ),
+    ("figures", "data", "run_folder"),
     ("vector",),
     ("model",),
     ("steering",),
@@ -153,7 +164,7 @@ def test_the_exception_is_lazy() -> None:
 def test_figures_import_no_result() -> None:
     """Frames and numbers come in: a figure knows names and colours, and no class that it draws."""
     used = {i.internal_package for i in IMPORTS if i.package == "figures"} - {None, "figures"}
-    assert used <= {"scores", "intervals"}
+    assert used <= {"scores", "intervals", "visible_text"}
 
 
 def test_the_world_knows_nothing_of_steering() -> None:

@@ -21,6 +21,7 @@ from ..result import Result
 from ..scores import RATINGS, SCORES
 from ..steering.generation import as_prompts, generate
 from ..steering.hooks import PerPrompt
+from ..tables import read_table
 from .scales import Steered, check_scales, scaled
 from .scoring import Evaluation, as_frame, concept_of_each, judge_rows
 
@@ -183,20 +184,17 @@ def rewriting_request(concept: str, instruction: str) -> str:
 
 
 def read_suppression(path: str | Path) -> dict[int, Attacked]:
-    """Read a file of suppression prompts: columns original_prompt, steered_prompt, concept, concept_id (parquet or csv).
+    """Read suppression prompts from parquet, csv, json or jsonl: columns original_prompt, steered_prompt, concept, concept_id.
 
     Returns:
         Concept id -> its instructions before and after rewriting, in the order of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: missing columns, a row that is not text, or an id that is no whole number; the message names it.
+        ValueError: no table, missing columns, a row that is not text, or an id that is no whole number; the message names it.
     """
     source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist")
-    csv = source.suffix.lower() == ".csv"
-    table = pd.read_csv(source, keep_default_na=False, dtype=str) if csv else pd.read_parquet(source)
+    table = read_table(source, other=".parquet")
     columns = ["original_prompt", "steered_prompt", "concept", "concept_id"]
     if missing := [name for name in columns if name not in table]:
         raise ValueError(f"{source.name} lacks the columns {missing}")

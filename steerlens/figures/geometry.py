@@ -10,8 +10,8 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from ..intervals import CHANCE
+from ..visible_text import visible
 from .style import COLORS, GREY, finish, label, shortened, signed_map
-from .token_views import visible
 
 MOST_NUMBERS = 14
 """Vectors up to which a map has its numbers in the cells."""
@@ -280,9 +280,7 @@ def _bars(part: pd.DataFrame, name: str, color: str, beyond: bool) -> go.Bar:
 
 def _token(token: str) -> str:
     """A token that can be told from the same one without its space."""
-    seen = visible(token)
-    inner = seen.lstrip(" ")
-    return label("·" * (len(seen) - len(inner)) + inner)
+    return label(visible(token))
 
 
 def _starred(value: float, p: float) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..visible_text import visible
 from .style import COLORS, GREY, LEGEND_BELOW, curve, finish, label, line_look, signed_map
 
 SIDES = {"decoder": "decoder rows: what features write", "encoder": "encoder columns: what features read"}
@@ -163,7 +164,7 @@ def _mark_response(figure: go.Figure, tokens: pd.DataFrame) -> None:
 
 def _seen(token: Any) -> str:
     """A token as plotly shows it literally, with signs for what cannot be seen."""
-    return label(str(token).replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣"))
+    return label(visible(str(token)))
 
 
 def plot_effect_recovery(

@@ -22,6 +22,7 @@ import pandas as pd
 from jaxtyping import Float
 from plotly.colors import sample_colorscale
 
+from ..visible_text import visible
 from .style import DIVERGING
 
 NEGATIVE, POSITIVE = "rgb(33,102,172)", "rgb(178,24,43)"
@@ -32,7 +33,6 @@ DARK = 0.55
 """Share of the scale from which the background asks for white letters."""
 MOST_NUMBERS = 250_000
 """Largest number of attention changes in one view, about 1.5 MB of page."""
-SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\ufeff": "␣", "\u200b": "␣"}
 
 UNPACK = """window.steerlensRun ||= async packed => {
   const bytes = Uint8Array.from(atob(packed), c => c.charCodeAt(0));
@@ -95,13 +95,6 @@ def circuitsvis_script() -> str:
     """CircuitsVis as the installed package brings it, without the pointer to a map that is not there."""
     source = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
     return re.sub(r"\n//# sourceMappingURL=.*", "", source)
-
-
-def visible(token: str) -> str:
-    """A token as it can be seen: signs for line ends and tabs, middle dots for bare spaces."""
-    if not token.strip(" "):
-        return "·" * len(token) or "∅"
-    return "".join(SIGNS.get(letter, letter if letter.isprintable() else f"\\x{ord(letter):02x}") for letter in token)
 
 
 def view_tokens(
@@ -170,7 +163,7 @@ def view_heads(
         raise ValueError(f"{patterns.size} numbers are more than a page holds ({MOST_NUMBERS}): give fewer heads or tokens")
     limit = _limit(patterns, limit)
     given = {
-        "tokens": [visible(token) for token in tokens],
+        "tokens": [visible(token, spaces=False) for token in tokens],
         "attention": np.round(patterns.astype(float), 4).tolist(),
         "attentionHeadNames": names,
         "maxValue": limit,
@@ -266,10 +259,11 @@ def _token(token: str, value: float, more: str, unit: str, limit: float) -> str:
     share = max(-1.0, min(1.0, value / limit)) if known else 0.0
     background = _colors([(share + 1) / 2])[0] if known else UNKNOWN
     color = "#fff" if abs(share) > DARK else "#1a1a1a"
-    hover = f"{visible(token)}\n{f'{value:+.3g} {unit}' if known else 'unknown'}\n{more}".strip()
+    seen = visible(token, spaces=False)
+    said = f"{seen}\n{f'{value:+.3g} {unit}' if known else 'unknown'}\n{more}".strip()
     look = f"background:{background};color:{color};padding:2px 0;border-radius:2px;outline:1px solid #e4e4e4"
     line_end = "<br>" * token.count("\n")
-    return f'<span class="token" style="{look}" title="{html.escape(hover)}">{html.escape(visible(token))}</span>{line_end}'
+    return f'<span class="token" style="{look}" title="{html.escape(said)}">{html.escape(seen)}</span>{line_end}'
 
 
 def _scale(unit: str, limit: float, colors: Sequence[str], unknown: bool = False) -> str:

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..visible_text import visible
 from .style import COLORS, GREY, LEGEND_BELOW, SEQUENTIAL, curve, finish, label, line_look
-from .token_views import visible
 
 GROUP_COLORS = {
     "bos": COLORS[6],
@@ -34,7 +34,7 @@ LONGEST_AXIS = 160
 
 def shown(token: str) -> str:
     """A token as plotly shows it literally, with signs for spaces, line ends and nothing."""
-    return label(visible(token).replace(" ", "·") or "∅")
+    return label(visible(token))
 
 
 def plot_token_effects(

@@ -75,8 +75,8 @@ class ScriptedJudge:
     @property
     def identity(self) -> str:
         """Class and digest of the script: of the list, or of the function's code and plain values, not of what it calls."""
-        told = function_text(self._replies, plain_text) if callable(self._replies) else repr(self._replies)
-        return f"{class_name(type(self))} {digest(told)}"
+        script = function_text(self._replies, plain_text) if callable(self._replies) else repr(self._replies)
+        return f"{class_name(type(self))} {digest(script)}"
 
     def score(self, concept: str, prompt: str, response: str) -> Scores:
         """The next reply of the script."""
@@ -104,7 +104,7 @@ def judge_identity(judge: Judge) -> str:
     """What tells a judge from others: its `identity`, or else its class and a digest of the file that defines it.
 
     Two differently set judges of one class look alike unless they have an `identity`. Without source (in a notebook, say) only
-    the name of the class is told.
+    the name of the class is given.
     """
     if isinstance(judge, Identified) and isinstance(judge.identity, str):
         return judge.identity

@@ -1,6 +1,5 @@
 """Replies of a judge, kept on disk: a file of JSON lines that only ever grows."""
 
-import hashlib
 import json
 import os
 import threading
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..reproducibility import sha256
 from .rubrics import parse_rating
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ class JudgeCache:
             OSError: it could not be written.
         """
         key, settings = _key(settings, request), replace(settings, rubric="")
-        told = {
+        record = {
             "steerlens_judge": SCHEMA,
             "key": key,
             "settings": _kept(settings),
@@ -121,7 +121,7 @@ class JudgeCache:
             "again": request.again,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        line = json.dumps(told | reply._asdict()).encode() + b"\n"
+        line = json.dumps(record | reply._asdict()).encode() + b"\n"
         with _APPENDING:
             if key in self._replies and usable(self._replies[key]):
                 return
@@ -164,11 +164,11 @@ def writable_cache(path: str | Path) -> JudgeCache:
         ValueError: as `JudgeCache`, or the file cannot be written or made.
     """
     path = Path(path)
-    place = next(one for one in (path, *path.absolute().parents) if one.exists())  # the nearest that is there
-    if place != path and not place.is_dir():
-        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} is not a folder")
-    if not os.access(place, os.W_OK | (0 if place == path else os.X_OK)):
-        raise ValueError(f"the cache of a judge cannot be kept at {path}: {place} cannot be written")
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if nearest != path and not nearest.is_dir():
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | (0 if nearest == path else os.X_OK)):
+        raise ValueError(f"the cache of a judge cannot be kept at {path}: {nearest} cannot be written")
     return JudgeCache(path)
 
 
@@ -178,16 +178,15 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
 
 def _key(settings: Settings, request: Request) -> str:
-    told = json.dumps([SCHEMA, _kept(settings), *request])
-    return hashlib.sha256(told.encode()).hexdigest()
+    return sha256(json.dumps([SCHEMA, _kept(settings), *request]))
 
 
-def _record(told: Any) -> tuple[str, Settings, Reply]:
-    """One line, read.
+def _record(line: Any) -> tuple[str, Settings, Reply]:
+    """One line, as JSON values, read.
 
     Raises:
         KeyError, TypeError, ValueError: it is not a usable one.
     """
-    if told["steerlens_judge"] != SCHEMA or not isinstance(told["text"], str) or not isinstance(told["key"], str):
+    if line["steerlens_judge"] != SCHEMA or not isinstance(line["text"], str) or not isinstance(line["key"], str):
         raise ValueError("not a reply of this version")
-    return told["key"], Settings(**told["settings"]), Reply(*(told[name] for name in Reply._fields))
+    return line["key"], Settings(**line["settings"]), Reply(*(line[name] for name in Reply._fields))

@@ -1,6 +1,5 @@
 """Language models as judges: behind an OpenAI-compatible address, or as recorded from there."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..reproducibility import file_digest
 from ..scores import Scores
 from .base import Question, Verdict
 from .cache import JudgeCache, Reply, Settings, writable_cache
@@ -168,8 +168,8 @@ class LLMJudge:
         """A service may repeat what it was sent, in its errors and in its replies."""
         key = getattr(self._client, "api_key", self._api_key)  # a client may change its own
         known = [*([key] if isinstance(key, str) else []), *secrets(self._extra), *address_secrets(self._base_url)]
-        told = result._asdict().items()
-        return result._replace(**{name: without(known, value) for name, value in told if isinstance(value, str)})
+        texts = {name: value for name, value in result._asdict().items() if isinstance(value, str)}
+        return result._replace(**{name: without(known, text) for name, text in texts.items()})
 
 
 class ReplayJudge:
@@ -194,13 +194,12 @@ class ReplayJudge:
             raise ValueError(f"there is no recorded judge at {cache}")
         recorded = JudgeCache(cache)
         wanted = None if settings is None else replace(settings, rubric="")  # the file does not tell it
-        found = [one for one in recorded.settings if model in (None, one.model) and wanted in (None, one)]
+        found = [known for known in recorded.settings if model in (None, known.model) and wanted in (None, known)]
         if len(found) != 1:
-            told = "\n".join(map(str, recorded.settings)) or "nothing"
+            there = "\n".join(map(str, recorded.settings)) or "nothing"
             problem = "no replies that fit" if not found else "replies under several settings: give model or settings"
-            raise ValueError(f"{cache} has {problem}. Recorded are:\n{told}")
-        with Path(cache).open("rb") as file:
-            self._digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+            raise ValueError(f"{cache} has {problem}. Recorded are:\n{there}")
+        self._digest = file_digest(cache)
         self._asking = Asking(rubric, replace(found[0], rubric=rubric.digest), recorded, Usage())
 
     @property
@@ -269,8 +268,8 @@ def _read(completion: Any) -> Reply | Failure:
     message = getattr(first, "message", None)
     text = getattr(message, "content", None)
     if message is None or not (text is None or isinstance(text, str)):
-        told = getattr(completion, "error", None) or completion
-        return Failure("malformed", f"the service's reply has no message: {told!r}", repeat=True)
+        sent = getattr(completion, "error", None) or completion
+        return Failure("malformed", f"the service's reply has no message: {sent!r}", repeat=True)
     counted = getattr(completion, "usage", None)
     tokens = (getattr(counted, name, None) for name in ("prompt_tokens", "completion_tokens"))
     prompt_tokens, completion_tokens = (number if isinstance(number, int) else None for number in tokens)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
+from ..reproducibility import class_name
 from ..scores import RATINGS, Scores
 from .base import JudgeError, Question, Verdict
 from .cache import JudgeCache, Reply, Request, Settings, usable
@@ -80,9 +81,9 @@ class Asking:
 
     def identity(self, judge: object, recorded: str | None = None) -> str:
         """What decides the ratings of the judge that asks so: class, settings, rubric, and the digest of what is recorded."""
-        told = asdict(self.settings) | {"extra": json.loads(self.settings.extra)}
-        told |= {} if recorded is None else {"recorded": recorded}
-        return f"{type(judge).__module__}.{type(judge).__qualname__} {json.dumps(told, sort_keys=True)}"
+        deciding = asdict(self.settings) | {"extra": json.loads(self.settings.extra)}
+        deciding |= {} if recorded is None else {"recorded": recorded}
+        return f"{class_name(type(judge))} {json.dumps(deciding, sort_keys=True)}"
 
     def judge(self, items: Sequence[Question], answer: Answer) -> list[Verdict]:
         """A verdict per question, in order. Equal messages are sent once.
@@ -125,8 +126,8 @@ class Asking:
 
     def _recall(self, request: Request, known: dict[Request, Reply]) -> bool:
         """Take a reply, or that to the second try, from the cache."""
-        for one in (request, _second(request)):
-            reply = None if self.cache is None else self.cache.get(self.settings, one)
+        for attempt in (request, _second(request)):
+            reply = None if self.cache is None else self.cache.get(self.settings, attempt)
             if reply is not None and usable(reply):  # an older version may have read replies otherwise
                 known[request] = reply
                 self.usage.add(cached=1)

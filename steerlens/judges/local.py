@@ -1,6 +1,5 @@
 """A chat model in this process as a judge."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from ..model.bridge import Bridge, check_model, context_length, identity, load_model, model_name
 from ..model.chat import encode_prompt
+from ..reproducibility import derived_seed
 from ..scores import Scores
 from ..steering.generation import generate
 from .base import Question, Verdict
@@ -57,8 +57,8 @@ class LocalJudge:
         self._model = load_model(model) if isinstance(model, str) else model
         check_model(self._model)
         self._batch_size, self._seed, self._progress = batch_size, seed, progress
-        told = json.dumps(identity(self._model) | ({"seed": seed} if temperature else {}), sort_keys=True)
-        settings = replace(settings, model=model_name(self._model), extra=told)
+        extra = json.dumps(identity(self._model) | ({"seed": seed} if temperature else {}), sort_keys=True)
+        settings = replace(settings, model=model_name(self._model), extra=extra)
         self._asking = Asking(rubric, settings, kept, Usage())
 
     @property
@@ -110,7 +110,7 @@ class LocalJudge:
                 list(texts),
                 max_new_tokens=self.settings.max_tokens or 1,
                 temperature=self.settings.temperature or 0.0,
-                seed=[_seed(self._seed, text) for text in texts],
+                seed=[derived_seed(self._seed, text) for text in texts],
                 batch_size=self._batch_size,
             )
         except Exception as error:  # out of memory, for example: it costs this batch
@@ -124,7 +124,3 @@ class LocalJudge:
             if token.special and len(token.content) > 1:
                 message = message.replace(token.content, f"{token.content[0]} {token.content[1:]}")
         return message
-
-
-def _seed(seed: int, text: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:7], "big")

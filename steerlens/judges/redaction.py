@@ -16,9 +16,9 @@ _COUNTED = re.compile(r"(?i:token)")
 def masked(value: Any, path: str = "") -> Any:
     """The same with texts and numbers under keys that look secret masked; switches, None and numbers of tokens stay."""
     if isinstance(value, Mapping):
-        return {key: masked(one, f"{path}.{key}") for key, one in value.items()}
+        return {key: masked(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [masked(one, path) for one in value]
+        return [masked(item, path) for item in value]
     if value is None or isinstance(value, bool) or not _SECRET.search(path):
         return value
     number = isinstance(value, (int, float))
@@ -28,11 +28,11 @@ def masked(value: Any, path: str = "") -> Any:
 def secrets(value: Any, path: str = "") -> Iterator[str]:
     """The texts that `masked` masks."""
     if isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from secrets(one, f"{path}.{key}")
+        for key, item in value.items():
+            yield from secrets(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from secrets(one, path)
+        for item in value:
+            yield from secrets(item, path)
     elif isinstance(value, str) and _SECRET.search(path):
         yield from (value, value.removeprefix("Bearer "))
 
@@ -47,6 +47,6 @@ def address_secrets(address: str) -> Iterator[str]:
 
 def without(known: Iterable[str], text: str) -> str:
     """The text with the secrets masked that are long enough to be no word of it."""
-    for one in sorted({one for one in known if len(one) >= SHORTEST}, key=len, reverse=True):
-        text = text.replace(one, MASK)
+    for secret in sorted({secret for secret in known if len(secret) >= SHORTEST}, key=len, reverse=True):
+        text = text.replace(secret, MASK)
     return text

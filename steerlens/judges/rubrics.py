@@ -1,11 +1,11 @@
 """What a language model is asked when it judges, and how its reply is read. Ratings: Bao et al. 2026, Sec. 5."""
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from string import Formatter
 
+from ..reproducibility import digest
 from ..scores import HIGHEST, RATINGS
 from .base import Question
 
@@ -102,7 +102,7 @@ class Rubric:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that tell these questions from others."""
-        return hashlib.sha256(json.dumps([getattr(self, name) for name in RATINGS]).encode()).hexdigest()[:12]
+        return digest(json.dumps([getattr(self, name) for name in RATINGS]))
 
     def fill(self, rating: str, question: Question) -> str:
         """The text that asks for one of the three ratings ("concept", "instruct", "fluency")."""
@@ -161,7 +161,7 @@ def _check(name: str, template: str) -> None:
 
 def _fenced(kind: str, text: str) -> str:
     """The text between lines that it cannot contain: their mark is a digest of it."""
-    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    mark = digest(text)
     return f"===== {kind} {mark} BEGINS =====\n{text}\n===== {kind} {mark} ENDS ====="
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..files import TERRARIUM_WEIGHTS
+from ..reproducibility import sha256
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge as Bridge
@@ -108,7 +109,7 @@ def identity(model: Bridge) -> dict[str, Any]:
         "weight_processing": "compatibility_mode" if model.compatibility_mode else "raw",
         "d_model": d_model(model),
         "n_layers": n_layers(model),
-        "template_hash": None if template is None else hashlib.sha256(str(template).encode()).hexdigest(),
+        "template_hash": None if template is None else sha256(str(template)),
     }
 
 

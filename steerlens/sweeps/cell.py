@@ -4,8 +4,6 @@ A cell's result follows from the cell, the data, the prompts, the model and the 
 nor from what ran before it, nor from where it runs.
 """
 
-import hashlib
-import json
 import math
 import time
 import traceback
@@ -19,7 +17,7 @@ from ..data import Prompt, SteeringData
 from ..evaluation.scoring import evaluate, judge_rows
 from ..judges.base import Judge
 from ..model.bridge import Bridge
-from ..reproducibility import row_seeds
+from ..reproducibility import json_digest, row_seeds
 from ..scores import SCORES
 from ..training.loop import train
 from ..training.scaling import TrainConfig
@@ -50,9 +48,9 @@ class Cell(NamedTuple):
     @property
     def key(self) -> str:
         """Name of the cell's files: the same for the same cell, whatever the order of its settings."""
-        told = json.dumps([self.concept, self.seed, dict(self.settings)], sort_keys=True)
         slug = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in self.concept.lower())
-        return f"{slug[:40].strip('-')}-{self.seed}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        name = json_digest([self.concept, self.seed, dict(self.settings)])[:16]
+        return f"{slug[:40].strip('-')}-{self.seed}-{name}"
 
 
 class Sampling(NamedTuple):
@@ -133,13 +131,13 @@ def _judged(model: Bridge, judge: Judge, job: Job, cell: Cell, sv: SteeringVecto
 
 def _judged_again(judge: Judge, job: Job, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows, with new verdicts on the unscored ones; one that is no better than the old verdict does not replace it."""
-    places = [place for place, row in enumerate(rows) if row["overall"] is None]
-    prompts, responses, seeds = ([rows[place][name] for place in places] for name in ("prompt", "response", "seed"))
-    judged = judge_rows(judge, [_asked(job, cell)] * len(places), prompts, responses, seeds)
+    unscored = [index for index, row in enumerate(rows) if row["overall"] is None]
+    prompts, responses, seeds = ([rows[index][name] for index in unscored] for name in ("prompt", "response", "seed"))
+    judged = judge_rows(judge, [_asked(job, cell)] * len(unscored), prompts, responses, seeds)
     mended = [dict(row) for row in rows]
-    for place, new in zip(places, _listed(pd.DataFrame(judged).astype(dict.fromkeys(SCORES, float))), strict=True):
-        if unrated(new) <= unrated(rows[place]):
-            mended[place] = new
+    for index, new in zip(unscored, _listed(pd.DataFrame(judged).astype(dict.fromkeys(SCORES, float))), strict=True):
+        if unrated(new) <= unrated(rows[index]):
+            mended[index] = new
     if any("replies" in row for row in mended):
         mended = [{**row, "replies": row.get("replies")} for row in mended]
     return mended

@@ -124,7 +124,7 @@ def on_ray(job: Job, model: Any, judge: Any, settings: Settings, workers: Worker
 
         first = [start() for _ in range(n)]
         identities = ray.get([worker.identity.remote() for worker in first])
-        if any(one != identities[0] for one in identities):
+        if any(identity != identities[0] for identity in identities):
             raise ValueError(f"the workers do not have the same model and judge: {identities}")
         yield Pool(identities[0], lambda cells, past: _results(ray, first, start, cells, past))
     finally:

@@ -38,7 +38,7 @@ def cells_of(concepts: Sequence[str], grid: Grid, seeds: Sequence[int], config: 
     if len(set(listed)) < len(listed):
         raise ValueError(f"a seed is given twice: {listed}")
     settings = read_settings(grid, config)
-    _check_distinct(settings, [settled(one, config) for one in settings])
+    _check_distinct(settings, [settled(chosen, config) for chosen in settings])
     return [Cell(concept, seed, chosen) for seed in listed for concept in concepts for chosen in settings]
 
 
@@ -50,12 +50,14 @@ def settled(settings: Mapping[str, Any], config: TrainConfig | None) -> dict[str
 
 def _check_distinct(settings: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> None:
     seen: dict[str, Mapping[str, Any]] = {}
-    for one, filled in zip(settings, whole, strict=True):
+    for chosen, filled in zip(settings, whole, strict=True):
         name = json.dumps(filled, sort_keys=True)
         if name in seen:
-            same = "" if dict(seen[name]) == dict(one) else f" and {dict(one)}, which differ in what is the default anyway"
+            same = (
+                "" if dict(seen[name]) == dict(chosen) else f" and {dict(chosen)}, which differ in what is the default anyway"
+            )
             raise ValueError(f"the grid holds the same settings twice: {dict(seen[name])}{same}")
-        seen[name] = one
+        seen[name] = chosen
 
 
 def check_settings(model: Bridge, settings: Sequence[Mapping[str, Any]], config: TrainConfig | None) -> None:
@@ -66,12 +68,12 @@ def check_settings(model: Bridge, settings: Sequence[Mapping[str, Any]], config:
     """
     check_model(model)
     whole = []
-    for one in settings:
-        check_layer(model, one["layer"])
-        full = settled(one, config)
+    for chosen in settings:
+        check_layer(model, chosen["layer"])
+        full = settled(chosen, config)
         check_form(full["form"], full["rank"], needs(objective_function(full["objective"])), d_model(model))
         published = config or published_settings(model, full["positions"], full["objective"])[0]
-        whole.append(settled(one, published))
+        whole.append(settled(chosen, published))
     _check_distinct(settings, whole)
 
 
@@ -81,7 +83,8 @@ def check_neutral(datasets: Mapping[str, SteeringData], settings: Sequence[Mappi
     Raises:
         DataError: they are not; the message names data, row and objective.
     """
-    comparing = [one["objective"] for one in settings if "objective" in one and needs(objective_function(one["objective"]))]
+    objectives = [chosen["objective"] for chosen in settings if "objective" in chosen]
+    comparing = [objective for objective in objectives if needs(objective_function(objective))]
     for name, data in datasets.items():
         lacking = next((number for number, example in enumerate(data) if example.neutral is None), None)
         if comparing and lacking is not None:
@@ -152,7 +155,7 @@ def _plain(axis: str, value: Any) -> Any:
     """The value as JSON has it; 4.0 and 4 are the same."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, (list, tuple)):
-        return [_plain(axis, one) for one in value]
+        return [_plain(axis, item) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{axis}: {value} is not a finite number")

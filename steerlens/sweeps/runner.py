@@ -352,9 +352,9 @@ def _result(folder: Folder, cells: Sequence[Cell]) -> Sweep:
             continue
         about = {"key": cell.key, "concept": cell.concept, "seed": cell.seed}
         about |= {axis: _frozen(cell.settings.get(axis)) for axis in axes}
-        for place, row in enumerate(record["rows"]):
-            told = {("sampling_seed" if name == "seed" else name): value for name, value in row.items()}
-            responses.append(about | {"row": place} | told)
+        for index, row in enumerate(record["rows"]):
+            response = {("sampling_seed" if name == "seed" else name): value for name, value in row.items()}
+            responses.append(about | {"row": index} | response)
         means = {score: _mean([row[score] for row in record["rows"]]) for score in SCORES}
         counts = {"n": len(record["rows"]), "unscored": sum(row["overall"] is None for row in record["rows"])}
         numbers = {name: record["numbers"].get(name, np.nan) for name in NUMBERS}

@@ -4,7 +4,6 @@ Wu et al. 2025; Bao et al. 2026, Sec. 5: per concept 72 training examples and 10
 concept's id, responses of 128 tokens at temperature 1.0, three ratings of 0 to 2, their harmonic mean.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +16,8 @@ from tqdm import tqdm
 from ...judges.base import Judge, check_judge, judge_identity
 from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model, identity, weights_hash
+from ...reproducibility import derived_seed
+from ...run_folder import RunFolder
 from ...steering.generation import prepare, with_steering_prompts
 from ...training.scaling import TrainConfig
 from ..scoring import evaluate
@@ -24,7 +25,7 @@ from .concepts import Concept, Vectors, checked, find_concepts
 from .instructions import Instructions, read_instructions
 from .methods import PLAIN, Method, check_data, method_function, method_identity
 from .results import AxBenchResult, joined, mended
-from .run_folder import Steering, finished, load_concept, load_steering, open_folder, save_all, save_concept, save_steering
+from .run_folder import Steering, begin, finished, folder_at, load_concept, load_steering, save_all, save_concept, save_steering
 
 METHOD = "prosv"
 """Of a run that names none."""
@@ -67,9 +68,10 @@ def axbench(
         instructions: see `read_instructions`; each concept's are drawn from them with its id, as the benchmark draws them.
         prompts: concept id (or name) -> texts (or one text), instead of instructions.
         concepts: ids (or names) of those to run; None = all.
-        out: folder to write to; each concept at once, when it is done, and in the end the rows of all that are finished there
-            in `generations.parquet`. A run that was killed goes on where it stopped. A method given as a function is
-            recognised by its name, its code and the plain values it holds (see `method_identity`).
+        out: folder to write to, or any place that fsspec reaches ("s3://...", "memory://..."): each concept at once, when it
+            is done, and in the end the rows of all that are finished there in `generations.parquet`. A run that was killed
+            goes on where it stopped. A method given as a function is recognised by its name, its code and the plain values it
+            holds (see `method_identity`).
         n_instructions: drawn per concept.
         seed: of training, and with a concept's id and an instruction's place of each generation.
         max_new_tokens, temperature, chat, batch_size: as `generate`.
@@ -100,7 +102,7 @@ def axbench(
     about = {"method": method_identity(method) if vectors is None else "given vectors", "layer": layer, "seed": seed}
     settings = about | sampling | {"judge": judge_identity(judge), "config": None if config is None else asdict(config)}
     settings |= {"model": identity(model) | {"weights": weights_hash(model)}, "schema": 1}
-    folder = None if out is None else Path(out)
+    folder = None if out is None else folder_at(out)
     done = {} if folder is None else _finished(folder, settings, found)
     frames, steering = {}, {}
     for concept in tqdm(found, desc="concepts", disable=not progress):
@@ -122,8 +124,7 @@ def axbench(
 
 def generation_seeds(seed: int, concept_id: int, n: int) -> list[int]:
     """The seed of each generation of a concept; that of instruction i depends on `seed`, the id and i alone."""
-    digests = (hashlib.sha256(f"{seed}:{concept_id}:{place}".encode()).digest() for place in range(n))
-    return [int.from_bytes(digest[:7], "big") for digest in digests]
+    return [derived_seed(seed, concept_id, instruction) for instruction in range(n)]
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -167,10 +168,10 @@ def _check_prompts(model: Bridge, concept: Concept, steering: Steering, max_new_
 
 
 def _finished(
-    folder: Path, settings: Mapping[str, Any], concepts: Sequence[Concept]
+    folder: RunFolder, settings: Mapping[str, Any], concepts: Sequence[Concept]
 ) -> dict[int, tuple[pd.DataFrame, Steering]]:
     """The folder opened for this run; id -> rows and what steered, of the concepts that are finished there."""
-    open_folder(folder, settings)
+    begin(folder, settings)
     done = {}
     for concept in concepts:
         frame = load_concept(folder, concept.number, concept.mark)
@@ -202,7 +203,7 @@ def _steering(model: Bridge, concept: Concept, make: Method | None) -> Steering:
         raise
 
 
-def _rows_of(folder: Path, number: int, frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+def _rows_of(folder: RunFolder, number: int, frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """The rows of a finished concept, from the file if this call did not run it."""
     found = frames[number] if number in frames else load_concept(folder, number, None)
     assert found is not None

@@ -1,11 +1,12 @@
 """Test instructions, drawn for each concept as AxBench draws them (Wu et al. 2025; Bao et al. 2026, Sec. 5)."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from ...tables import read_table
 
 ALPACA_EVAL = "hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval.json"
 """805 instructions; the file that the benchmark draws from."""
@@ -24,7 +25,7 @@ def read_instructions(source: Instructions = None) -> list[str]:
         RuntimeError: AlpacaEval cannot be fetched (no `datasets` package, no network).
     """
     if isinstance(source, (str, Path)):
-        table = _read_table(Path(source))
+        table = read_table(source)
     elif source is None:
         table = _fetch()
     else:
@@ -53,30 +54,6 @@ def draw_instructions(instructions: Sequence[str], concept_id: int, n: int = 10)
     if not 0 <= concept_id < 2**32:
         raise ValueError(f"the concept's id is the seed of its instructions, from 0 to {2**32 - 1}; this one is {concept_id}")
     return pd.Series(list(instructions)).sample(n, random_state=int(concept_id)).tolist()
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    kind = path.suffix.lower()
-    if kind not in READERS:
-        raise ValueError(f"{path.name}: files of kind {kind or '(none)'!r} are not read; use json, jsonl, csv or parquet")
-    try:
-        return READERS[kind](path)
-    except Exception as error:  # parsers have many ways to stumble over what is no table
-        raise ValueError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from error
-
-
-def _lines(path: Path) -> pd.DataFrame:
-    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()])
-
-
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".json": lambda path: pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig"))),
-    ".jsonl": _lines,
-    ".csv": lambda path: pd.read_csv(path, keep_default_na=False, dtype=str),
-    ".parquet": pd.read_parquet,
-}
 
 
 def _fetch() -> pd.DataFrame:

@@ -14,7 +14,7 @@ from ...scores import SCORES
 from ...steering.generation import generate
 from ...vector import SteeringVector
 from ..scoring import Evaluation, as_frame, judge_rows
-from .run_folder import Steering, finished, load_concept, load_steering, read_settings
+from .run_folder import Steering, finished, folder_at, load_concept, load_steering, read_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,7 +41,7 @@ class AxBenchResult(Result):
             FileNotFoundError: no run of the protocol began there.
             ValueError: no concept is finished, or a file is not intact.
         """
-        folder = Path(out)
+        folder = folder_at(out)
         settings, numbers = read_settings(folder), finished(folder)
         if not numbers:
             raise ValueError(f"no concept is finished in {folder} yet")
