@@ -133,10 +133,12 @@ class Selections(Result, dict[str, Selection]):
         table = self.to_frame()
         fairs = table["fair"].dropna()
         fair = f"{fairs.mean():.2f} chosen and reported on different halves" if len(fairs) else "no fair score"
+        low, high = table["factor"].min(), table["factor"].max()
+        factors = f"factor {low:.4g}" if low == high else f"factors {low:.4g} to {high:.4g}"
+        oracle = f"{fmean(table['oracle']):.2f} of 2 on the prompts that chose"
         return (
-            f"factors {table['factor'].min():.4g} to {table['factor'].max():.4g} chosen for {len(table)} "
-            f"concept{'s' if len(table) > 1 else ''}: overall {fair}, {fmean(table['oracle']):.2f} of 2 on the prompts that "
-            f"chose them (means over concepts); {table['unscored'].sum()} of {table['n'].sum()} unscored"
+            f"{len(table)} concept{'s' * (len(table) > 1)}, {factors}: overall {fair}, {oracle} (means over concepts); "
+            f"{table['unscored'].sum()} of {table['n'].sum()} unscored"
         )
 
     def plot(self) -> "go.Figure":

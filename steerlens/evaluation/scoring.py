@@ -106,7 +106,7 @@ class Evaluation(Result):
         if len(concepts) > 1:
             low, high = self.interval() or (math.nan, math.nan)
             means = {score: math.nan if (mean := self.mean(score)) is None else mean for score in SCORES}
-            rows.insert(0, {"method": f"all {len(concepts)} concepts", **means, "overall_low": low, "overall_high": high})
+            rows.insert(0, {"method": f"mean of {len(concepts)} concepts", **means, "overall_low": low, "overall_high": high})
         return plot_scores(pd.DataFrame(rows), "Scores by concept", "concept", f"{self.summary()}.")
 
     @staticmethod

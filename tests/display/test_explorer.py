@@ -103,11 +103,11 @@ def test_moving_controls_shows_what_generate_gives(model: Any, sv: Any) -> None:
 
 
 def test_a_setting_is_computed_once(model: Any, sv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from steerlens.display import explorer as exploring
+    from steerlens.display import explorer
 
     done = []
-    real = exploring.compare
-    monkeypatch.setattr(exploring, "compare", lambda *args, **settings: done.append(1) or real(*args, **settings))
+    real = explorer.compare
+    monkeypatch.setattr(explorer, "compare", lambda *args, **settings: done.append(1) or real(*args, **settings))
     view = explore(model, sv, prompt=PROMPT, **SHORT)
     slider = control(view, "x its factor")
     for multiple in (2.0, 1.0, 2.0, 1.0):
@@ -188,7 +188,7 @@ def test_the_model_is_left_as_it_came(model: Any, sv: Any) -> None:
 CELLS = """
 import torch
 import steerlens
-from steerlens import explore
+from steerlens.display.explorer import explore
 
 model = steerlens.load_model("terrarium")
 direction = torch.randn(160, generator=torch.Generator().manual_seed(0))

@@ -163,7 +163,7 @@ def test_a_vector_changed_after_training_says_so(trained: Any, tmp_path: Path) -
 
 
 def test_refusals_come_before_any_work(model: Any, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steerlens.display.report_page, "_vectors", lambda given: pytest.fail("work started"))
+    monkeypatch.setattr("steerlens.display.report_page._vectors", lambda given: pytest.fail("work started"))
     path = tmp_path / "a.html"
     with pytest.raises(ValueError, match=r"a.pdf: name the file \*.html"):
         report(trained, tmp_path / "a.pdf")
@@ -181,7 +181,7 @@ def test_refusals_come_before_any_work(model: Any, trained: Any, tmp_path: Path,
 
 
 def test_a_page_that_would_be_too_large_is_not_written(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steerlens.display.report_page, "LARGEST", 1000)
+    monkeypatch.setattr("steerlens.display.report_page.LARGEST", 1000)
     with pytest.raises(ValueError, match="give fewer vectors, fewer or shorter prompts"):
         report(trained, tmp_path / "a.html")
     assert list(tmp_path.iterdir()) == []

@@ -183,6 +183,10 @@ def test_many_concepts_at_once_are_each_as_alone(model: Any, make_vector: Callab
     prompts = {"sea": PROMPTS, "war": [*PROMPTS[::-1], chat], "tea": PROMPTS[:1]}
     settings: dict[str, Any] = {"max_new_tokens": 6, "seed": 5, "batch_size": 7, "splits": 9}
     together = select_factors(model, vectors, prompts, ScriptedJudge(by_text), FACTORS, **settings)
+    summary = together.to_frame()
+    assert summary["concept"].tolist() == list(vectors) and f"{len(vectors)} concepts" in together.summary()
+    assert summary["factor"].tolist() == [chosen.factor for chosen in together.values()]
+    assert summary["oracle"].tolist() == [chosen.oracle for chosen in together.values()]
     assert list(together) == list(vectors)
     for concept, sv in vectors.items():
         alone = select_factor(model, sv, concept, prompts[concept], ScriptedJudge(by_text), FACTORS, **settings)

@@ -13,7 +13,7 @@ from tiny import LAYERS, WIDTH
 
 import steerlens
 from steerlens import LayerScan, Scores, ScriptedJudge, SteeringData, SteeringVector, TrainConfig
-from steerlens.evaluation import layer_scan as scanning
+from steerlens.evaluation import layer_scan
 
 QUICK = TrainConfig(epochs=2, batch_size=2, factor_init=0.1, direction_init=2.0, factor_lr=0.3, direction_lr=0.03)
 COLUMNS = ["layer", "held_out_loss", "unsteered_loss", "train_loss", "norm"]
@@ -50,8 +50,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Call]]:
         made["loss"].append(Call(None if sv is None else sv.layer, data))
         return steerlens.loss(model, sv, data, objective)
 
-    monkeypatch.setattr(scanning, "train", train)
-    monkeypatch.setattr(scanning, "loss", loss)
+    monkeypatch.setattr(layer_scan, "train", train)
+    monkeypatch.setattr(layer_scan, "loss", loss)
     return made
 
 

@@ -13,7 +13,7 @@ from tiny import Bench
 
 import steerlens
 from steerlens import PerPrompt, Scores, ScriptedJudge, SteeringPrompt
-from steerlens.evaluation import pareto as tradeoffs
+from steerlens.evaluation import pareto
 from steerlens.evaluation.calibration import mean_kl
 from steerlens.evaluation.pareto import Frontier, frontier
 from steerlens.evaluation.side_effect_measures import SideEffects, per_token, side_effects
@@ -111,7 +111,7 @@ def test_what_is_not_dominated() -> None:
     assert found.frame["efficient"].tolist() == [True, True, False, False, True, False, True]
     assert found.efficient()["score"].tolist() == [0, 1, 1, 2]
     assert "v4 x 1 (score 2.00, utility 0.10)" in found.summary() and "Unsteered: score 0.00" in found.summary()
-    figure = found.plot()
+    figure: Any = found.plot()
     names = [trace.name for trace in figure.data]
     assert names == ["unsteered", *(f"v{number}" for number in range(1, 7)), "not dominated"]
     assert sorted(figure.data[-1].x) == [0, 1, 1, 2]
@@ -120,14 +120,14 @@ def test_what_is_not_dominated() -> None:
 
 def test_a_measure_may_return_any_kind_of_number() -> None:
     for number in (np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True)):
-        assert tradeoffs._numbers("score", number) == pytest.approx(
+        assert pareto._numbers("score", number) == pytest.approx(
             {"unscored": 0, "score": 0.5, "score_low": math.nan, "score_high": math.nan, "score_n": 1}, nan_ok=True
         )
-    assert tradeoffs._numbers("score", np.int64(2))["score"] == 2.0
-    assert tradeoffs._numbers("score", torch.tensor([1.0, 2.0]))["score"] == 1.5
+    assert pareto._numbers("score", np.int64(2))["score"] == 2.0
+    assert pareto._numbers("score", torch.tensor([1.0, 2.0]))["score"] == 1.5
     for wrong in ([], np.ones((2, 2))):
         with pytest.raises(ValueError, match="must return one number, or one per item"):
-            tradeoffs._numbers("score", wrong)
+            pareto._numbers("score", wrong)
     assert "score unscored" in by_hand([(math.nan, 1), (1, 0.5)]).summary()
 
 
@@ -196,7 +196,7 @@ def test_side_effects_told_drawn_and_refused(model: Any, make_vector: Callable[.
     assert "nats per token" in found.summary() and "over 2 prompts" in found.summary()
     alone = side_effects(model, {"a": make_vector()}, PROMPTS[:1], max_new_tokens=4).summary()
     assert "one prompt, no interval" in alone and "nan" not in alone and "over 1 prompt;" in alone
-    figure = found.plot()
+    figure: Any = found.plot()
     assert [trace.name for trace in figure.data] == ["a", "b", "a", "b"]
     assert [axis.title.text[:10] for axis in figure.select_yaxes()] == ["KL to the ", "perplexity"]
     with pytest.raises(TypeError, match="sv"):

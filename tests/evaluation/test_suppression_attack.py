@@ -170,7 +170,7 @@ def test_scales(make_vector: Callable[..., Any]) -> None:
 
 
 def test_the_figure_says_what_is_left() -> None:
-    figure = table([2, 1, 1, 0]).plot()
+    figure: Any = table([2, 1, 1, 0]).plot()
     assert [trace.name for trace in figure.data] == ["without the attack", "under the attack"]
     assert list(figure.data[0].x) == [1.5] and list(figure.data[1].x) == [0.5]
     assert figure.layout.xaxis.title.text == "mean overall score (0 to 2)" and figure.layout.yaxis.title.text

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def test_one_concept_has_an_interval_over_seeds() -> None:
 def test_the_figure_shows_each_map_and_marks_what_is_missing() -> None:
     scores = {("a", seed, epochs, "all"): 0.1 * seed + epochs / 4 for seed in (1, 2) for epochs in (1, 2)}
     swept = planted(scores | {("a", 1, 1, "p2+s2"): 1.0, ("a", 2, 1, "p2+s2"): None, ("a", 1, 2, "p2+s2"): None})
-    figure = swept.plot("epochs", "positions")
+    figure: Any = swept.plot("epochs", "positions")
     (drawn,) = figure.data
     assert list(drawn.x) == ["1", "2"] and list(drawn.y) == ["all", "p2+s2"]
     np.testing.assert_allclose(np.array(drawn.z, dtype=float), [[0.4, 0.65], [1.0, np.nan]])
@@ -82,6 +82,31 @@ def test_the_figure_shows_each_map_and_marks_what_is_missing() -> None:
     assert figure.layout.coloraxis.colorbar.title.text == "mean overall (0 to 2)"
     assert "* = cells are missing" in figure.layout.title.subtitle.text and "0 to 2 cells" in figure.layout.title.subtitle.text
     assert figure.layout.xaxis.title.text == "epochs" and figure.layout.yaxis.title.text == "positions"
+
+
+def grid_of(**axes: Sequence[Any]) -> Sweep:
+    """A sweep with the score 1 at every combination of values."""
+    listed = [cells.Cell("a", 1, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    rows = [{"key": cell.key, "concept": "a", "seed": 1, "overall": 1.0, "norm": 3.0, "unscored": 0} for cell in listed]
+    return Sweep("nowhere", tuple(listed), pd.DataFrame(rows), pd.DataFrame(), tuple(axes))
+
+
+def test_without_axes_all_that_vary_are_drawn() -> None:
+    swept = grid_of(layer=[3], form=["add", "clamp"], rank=[1, 2], epochs=[5, 6])
+    figure: Any = swept.plot()
+    assert figure == swept.plot("form", "rank", by=["epochs"])
+    assert swept.plot(by=["rank"]) == swept.plot("form", "epochs", by=["rank"])
+    assert swept.plot(where={"form": "add", "epochs": 5}) == swept.plot("rank", "layer", where={"form": "add", "epochs": 5})
+    assert grid_of(layer=[3], form=["add"]).plot() == grid_of(layer=[3], form=["add"]).plot("layer", "form")
+    figure = grid_of(layer=[3, 4]).plot()
+    (drawn,) = figure.data
+    assert (list(drawn.x), list(drawn.y)) == (["3", "4"], ["overall"])
+    figure = grid_of(layer=[3, 4], form=["add", "clamp"]).plot("layer", by=["form"], score="norm")
+    assert [list(trace.y) for trace in figure.data] == [["norm"], ["norm"]]
+    with pytest.raises(ValueError, match="y is 'form' and x is not given"):
+        swept.plot(y="form")
+    with pytest.raises(ValueError, match=r"a mean over rank .* would hide"):
+        swept.plot("form", by=["epochs"])
 
 
 def test_a_map_for_each_value_of_further_axes() -> None:

@@ -37,7 +37,7 @@ def test_tables_by_hand() -> None:
     assert alone.isna().to_numpy().all(), "one concept has no interval over concepts"
     assert "1 of 6 rows are unscored: rejudge=True with the run's own out judges them again" in result.summary()
     assert "overall 0.83 of 2" in result.summary() and "Lowest: same [1] (0.00)" in result.summary()
-    figure = result.plot()
+    figure: Any = result.plot()
     assert {trace.name for trace in figure.data} == {"code", "text"}
     assert figure.layout.xaxis.title.text == "mean overall score (0 to 2)" and figure.layout.title.text
     assert sorted(x for trace in figure.data for x in trace.x) == [0, 1, 1.5]

@@ -206,7 +206,7 @@ def test_a_yaml_file_and_several_tasks(model: Any, files: Path) -> None:
     assert "from_file acc" in scores.summary() and "(n 3)" in scores.summary()
     with pytest.raises(ValueError, match="names 2 numbers, not one"):
         HarnessScores(scores.frame.assign(task="same"), scores.samples).value("same")
-    figure = scores.plot()
+    figure: Any = scores.plot()
     assert figure.layout.title.text and figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
     assert list(figure.data[0].x) == scores.frame["value"].tolist()
 
