@@ -39,7 +39,8 @@ class Result:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {_cut(self.summary(), REPR_SHOWN)}>"
+        line = " ".join(self.summary().split())
+        return f"<{type(self).__name__}: {_cut(line, REPR_SHOWN)}>"
 
     def _repr_html_(self) -> str:
         return html_view(type(self).__name__, self.summary(), self.to_frame())

@@ -1,4 +1,4 @@
-"""Vectors side by side, and random directions to judge them by."""
+"""Random directions, to judge what vectors have in common or say."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,9 +24,6 @@ class Spectrum(NamedTuple):
     """What they are, in words."""
 
 
-# --- sets of vectors ----------------------------------------------------------------------------------------------------
-
-
 def check_statistics(sv: SteeringVector, statistics: ResidualStatistics) -> None:
     """Raise ValueError unless the statistics are of the residual stream that the vector edits."""
     pairs = {
@@ -40,9 +37,6 @@ def check_statistics(sv: SteeringVector, statistics: ResidualStatistics) -> None
             raise ValueError(
                 f"the statistics are of {field} {theirs!r}, the vectors of {ours!r}: collect them where the vectors are"
             )
-
-
-# --- random directions --------------------------------------------------------------------------------------------------
 
 
 def spectrum(sv: SteeringVector, statistics: ResidualStatistics | None) -> Spectrum:

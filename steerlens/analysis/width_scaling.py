@@ -53,7 +53,8 @@ BASE = TrainConfig(epochs=1, batch_size=12, factor_init=1.0, direction_init=2.0,
 class Scaling:
     """Settings at one width, and the powers of the width by which they go to others.
 
-    The defaults are the paper's: factor and its rate as n^1/2, direction and its rate as n^-1/2, as `scaling.transfer` does.
+    The defaults are the paper's: factor and its rate as n^1/2, direction and its rate as n^-1/2, as
+    `steerlens.scaling.transfer` does.
     """
 
     name: str

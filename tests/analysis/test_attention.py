@@ -52,7 +52,7 @@ def test_agrees_with_the_naive_loop(bench: Bench, make_vector: Callable[..., Any
         edited = edited_places(positions, n_prompt, len(ids))
         places = places_of(token_groups(bench.model, prompt, example), edited)
         for index, layer in enumerate((2, 3)):
-            steered, plain = (naive_patterns(bench, ids, n_prompt, layer, some) for some in ([sv], []))
+            steered, plain = (naive_patterns(bench, ids, n_prompt, layer, vectors) for vectors in ([sv], []))
             if row == 0:
                 torch.testing.assert_close(effects.patterns[index].double(), steered - plain, rtol=0, atol=1e-5)
                 assert effects.edited == tuple(i in edited for i in range(len(ids)))
@@ -71,23 +71,23 @@ def test_several_vectors_and_greedy_responses(gemma: Bench, make_vector: Callabl
     (example, _) = encode(gemma.model, PROMPTS[:2], None, sv=vectors, max_new_tokens=6)
     ids = [*example.prompt, *example.response]
     for index, layer in enumerate(effects.layers):
-        steered, plain = (naive_patterns(gemma, ids, len(example.prompt), layer, some) for some in (vectors, []))
+        steered, plain = (naive_patterns(gemma, ids, len(example.prompt), layer, edits) for edits in (vectors, []))
         torch.testing.assert_close(effects.patterns[index].double(), steered - plain, rtol=0, atol=1e-5)
     assert "".join(effects.tokens) == gemma.model.tokenizer.decode(ids)
 
 
 def test_batches_and_order_do_not_matter(bench: Bench, make_vector: Callable[..., Any]) -> None:
     sv = make_vector(factor=0.5)
-    one, all_at_once = (attention_effects(bench.model, sv, PROMPTS, RESPONSES, batch_size=size) for size in (1, 16))
-    np.testing.assert_allclose(one.change, all_at_once.change, rtol=0, atol=1e-5)
+    single, all_at_once = (attention_effects(bench.model, sv, PROMPTS, RESPONSES, batch_size=size) for size in (1, 16))
+    np.testing.assert_allclose(single.change, all_at_once.change, rtol=0, atol=1e-5)
     turned = attention_effects(bench.model, sv, PROMPTS[::-1], RESPONSES[::-1], batch_size=2)
-    np.testing.assert_allclose(turned.change[::-1], one.change, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(turned.plain[::-1], one.plain, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(turned.change[::-1], single.change, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(turned.plain[::-1], single.plain, rtol=0, atol=1e-5)
 
 
 def test_changes_sum_to_zero_over_the_groups(bench: Bench, make_vector: Callable[..., Any]) -> None:
     effects = attention_effects(bench.model, make_vector(), PROMPTS, RESPONSES)
-    own = [place for place, group in enumerate(effects.groups) if group in GROUPS]
+    own = [index for index, group in enumerate(effects.groups) if group in GROUPS]
     np.testing.assert_allclose(effects.plain[..., own].sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(effects.change[..., own].sum(-1), 0, atol=1e-5)
     torch.testing.assert_close(effects.patterns.sum(-1), torch.zeros(effects.patterns.shape[:-1]), rtol=0, atol=1e-5)

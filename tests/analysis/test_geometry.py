@@ -356,7 +356,8 @@ def test_sizes_figure() -> None:
 def test_the_methods_draw() -> None:
     rows = [vector(normal(WIDTH, seed=seed)) for seed in range(3)]
     for result in (cosine_map(rows, n_random=100), stability(rows, n_random=100), sizes(rows)):
-        assert result.plot().layout.title.text and len(result.to_frame()) == 3
+        figure: Any = result.plot()
+        assert figure.layout.title.text and len(result.to_frame()) == 3
 
 
 def test_forms_that_add_no_vector_are_refused() -> None:

@@ -19,7 +19,7 @@ P = list(PROMPTS)
 NEW = 7
 
 
-def one(result: Drift, name: str = "vector", prompt: int = 0) -> pd.DataFrame:
+def of_prompt(result: Drift, name: str = "vector", prompt: int = 0) -> pd.DataFrame:
     """The steps of one prompt."""
     tokens = result.tokens
     return tokens[(tokens["vector"] == name) & (tokens["prompt"] == prompt)].reset_index(drop=True)
@@ -35,7 +35,7 @@ def test_steps_agree_with_the_plain_model(bench: Bench, make_vector: Callable[..
         ids, n = [*prompt, *response], len(prompt)
         edits = edits_of([sv], n, len(ids))
         steered, plain = look_inside(bench, ids, edits), look_inside(bench, ids)
-        mine = one(result, prompt=row)
+        mine = of_prompt(result, prompt=row)
         here = slice(n - 1, None)
         assert mine["step"].to_list() == list(range(len(response) + 1))
         change = {layer: (steered.streams[layer] - plain.streams[layer])[here] for layer in (sv.layer, LAYERS - 1)}
@@ -89,8 +89,8 @@ def test_the_text_can_be_the_same_for_all(gemma: Bench, make_vector: Callable[..
     expected = gemma.oracle.greedy(prompt, NEW, set(stop_tokens(gemma.model)))
     letters = [gemma.model.tokenizer.decode([token]) for token in expected]
     for name in "ab":
-        assert one(unsteered, name)["token"].to_list()[1:] == letters
-    assert one(own, "a")["token"].to_list() != one(own, "b")["token"].to_list()
+        assert of_prompt(unsteered, name)["token"].to_list()[1:] == letters
+    assert of_prompt(own, "a")["token"].to_list() != of_prompt(own, "b")["token"].to_list()
     assert "of the unsteered responses" in unsteered.summary()
 
 
@@ -181,7 +181,7 @@ def test_the_summary_has_a_sentence_per_vector(gemma: Bench, make_vector: Callab
 
 def test_the_figure_shows_the_steps(gemma: Bench, make_vector: Callable[..., Any]) -> None:
     result = drift(gemma.model, {"a<b": make_vector(), "c": make_vector(positions="all")}, P, max_new_tokens=5)
-    figure = result.plot()
+    figure: Any = result.plot()
     lines = [trace for trace in figure.data if trace.name == "a&lt;b"]
     shown = result.frame[(result.frame["vector"] == "a<b") & (result.frame["n_prompts"] >= 2.5)]
     for trace, measure in zip(lines, ("kl", "relative_last_layer", "cosine_last_layer", "attention_steered"), strict=True):

@@ -129,17 +129,17 @@ def test_slots_name_their_token_where_it_is_the_same(gemma: Bench, make_vector: 
 def test_batches_order_and_seed(gemma: Bench, make_vector: Callable[..., Any]) -> None:
     sv = make_vector()
     numbers = ["kl", "kl_share", "logprob"]
-    one = position_effects(gemma.model, sv, P, R, slots=["p1", "s1"])
+    whole = position_effects(gemma.model, sv, P, R, slots=["p1", "s1"])
     for other in (
         position_effects(gemma.model, sv, P, R, slots=["p1", "s1"], batch_size=2),
         position_effects(gemma.model, sv, P[::-1], R[::-1], slots=["p1", "s1"]),
     ):
-        np.testing.assert_allclose(one.frame[numbers], other.frame[numbers], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(whole.frame[numbers], other.frame[numbers], rtol=1e-3, atol=1e-6)
     again, reseeded = (position_effects(gemma.model, sv, P, R, slots=["p1", "s1"], seed=seed) for seed in (0, 1))
-    assert again.frame.equals(one.frame) and not reseeded.frame.equals(one.frame)
-    assert one.by_prompt["prompt"].to_list() == [0, 1, 2, 3, 4] * 4
-    sums = one.by_prompt[one.by_prompt["slot"] == "s1"].groupby("mode")[["kl", "n_tokens"]].sum()
-    assert sums["kl"]["alone"] / sums["n_tokens"]["alone"] == pytest.approx(table(one, "alone").loc["s1", "kl"])
+    assert again.frame.equals(whole.frame) and not reseeded.frame.equals(whole.frame)
+    assert whole.by_prompt["prompt"].to_list() == [0, 1, 2, 3, 4] * 4
+    sums = whole.by_prompt[whole.by_prompt["slot"] == "s1"].groupby("mode")[["kl", "n_tokens"]].sum()
+    assert sums["kl"]["alone"] / sums["n_tokens"]["alone"] == pytest.approx(table(whole, "alone").loc["s1", "kl"])
 
 
 def test_what_is_measured_on(gemma: Bench, make_vector: Callable[..., Any]) -> None:
@@ -222,7 +222,7 @@ def test_refused(model: Any, make_vector: Callable[..., Any], fields: Any, chang
 
 def test_the_figure_shows_the_shares(gemma: Bench, make_vector: Callable[..., Any]) -> None:
     effects = position_effects(gemma.model, make_vector(), P, R)
-    figure = effects.plot()
+    figure: Any = effects.plot()
     bars = {bar.name: bar for bar in figure.data}
     for name, mode in (("lost when it is left out", "left out"), ("reached by it alone", "alone")):
         mine = table(effects, mode)

@@ -46,7 +46,7 @@ def test_predictions_agree_with_softmaxes_by_hand(
             p = logits.softmax(-1)
             entropy = -(p * p.log()).sum(-1)
             assert mine[f"entropy_{name}"].to_list() == pytest.approx(entropy.tolist(), rel=1e-3, abs=1e-5)
-            own = [float(p[place - 1, token].log()) for place, token in enumerate(ids) if place]
+            own = [float(p[index - 1, token].log()) for index, token in enumerate(ids) if index]
             assert math.isnan(mine[f"logprob_{name}"][0])
             assert mine[f"logprob_{name}"].to_list()[1:] == pytest.approx(own, rel=1e-3, abs=1e-4)
     difference = frame["logprob_steered"] - frame["logprob_plain"]
@@ -60,7 +60,7 @@ def test_layers_agree_with_plain_hooks(bench: Bench, data: Any, make_vector: Cal
     effects = token_effects(bench.model, sv, P, R)
     for row, (prompt, response) in enumerate(rows_of(bench.model, data)):
         ids = [*prompt, *response]
-        steered, plain = (look_inside(bench, ids, some) for some in (edits_of([sv], len(prompt), len(ids)), []))
+        steered, plain = (look_inside(bench, ids, edits) for edits in (edits_of([sv], len(prompt), len(ids)), []))
         changes = [a - b for a, b in zip(steered.streams, plain.streams, strict=True)]
         norms = torch.stack([change.norm(dim=-1) for change in changes])
         relative = norms / torch.stack([stream.norm(dim=-1) for stream in plain.streams])
@@ -102,7 +102,8 @@ def test_a_null_vector_changes_exactly_nothing(bench: Bench, make_vector: Callab
     assert (layers[CHANGES] == 0).all(axis=None) and layers["cosine"].isna().all()
     assert effects.predictions_frame().empty and (frame[["promoted", "suppressed"]] == "").all(axis=None)
     assert frame["edited"].all() and effects.kl == (0, 0, 0)
-    assert effects.plot().layout.title.text
+    figure: Any = effects.plot()
+    assert figure.layout.title.text
 
 
 @pytest.mark.parametrize("factor", [3.0, -3.0])
@@ -123,7 +124,7 @@ def test_several_vectors_have_no_cosine_and_their_own_places(gemma: Bench, data:
     assert layers[layers["edited"]].groupby("layer").size().to_dict() == {1: 5, 3: 5}
     (prompt, response), *_ = rows_of(gemma.model, data)
     ids = [*prompt, *response]
-    steered, plain = (look_inside(gemma, ids, some).logits for some in (edits_of(vectors, len(prompt), len(ids)), []))
+    steered, plain = (look_inside(gemma, ids, edits).logits for edits in (edits_of(vectors, len(prompt), len(ids)), []))
     assert of_row(effects.to_frame(), 0)["kl"].to_list() == pytest.approx(naive_kl(steered, plain).tolist(), rel=1e-3, abs=1e-6)
 
 
@@ -134,9 +135,9 @@ def test_batches_and_order_do_not_matter(gemma: Bench, make_vector: Callable[...
     backwards = token_effects(gemma.model, sv, prompts[::-1], responses[::-1], batch_size=2)
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         alone = token_effects(gemma.model, sv, prompt, response)
-        for other, place in ((alone, 0), (backwards, len(prompts) - 1 - row)):
+        for other, index in ((alone, 0), (backwards, len(prompts) - 1 - row)):
             for name in ("tokens", "layers"):
-                mine, theirs = of_row(getattr(whole, name), row), of_row(getattr(other, name), place)
+                mine, theirs = of_row(getattr(whole, name), row), of_row(getattr(other, name), index)
                 numbers = mine.select_dtypes("float").columns.drop("cosine", errors="ignore")
                 torch.testing.assert_close(
                     torch.tensor(mine[numbers].to_numpy()),
@@ -170,8 +171,8 @@ def test_without_a_response_it_is_the_steered_greedy_one(gemma: Bench, make_vect
         assert gemma.model.tokenizer.decode(ids, skip_special_tokens=True) == text
     empty = token_effects(gemma.model, sv, "Hi", "")
     assert math.isnan(empty.kl.value) and "no prediction to compare" in empty.summary()
-    one = token_effects(gemma.model, make_vector(), list(PROMPTS[:3]), ["a b", "", ""]).summary()
-    assert "one prompt, no interval" in one and "over 3 tokens of 1 prompt(s)" in one
+    text = token_effects(gemma.model, make_vector(), list(PROMPTS[:3]), ["a b", "", ""]).summary()
+    assert "one prompt, no interval" in text and "over 3 tokens of 1 prompt(s)" in text
 
 
 def test_a_planted_promotion_is_found(benches: Callable[..., Bench]) -> None:
@@ -245,7 +246,7 @@ def test_a_model_that_overflows_is_told(tmp_path: Any, make_vector: Callable[...
 @pytest.mark.parametrize(("of", "column"), [("residual", "relative_change"), ("attention", "attention_change_norm")])
 def test_the_figure_shows_the_frames(gemma: Bench, make_vector: Callable[..., Any], of: str, column: str) -> None:
     effects = token_effects(gemma.model, make_vector(), ["Hi", "a b"], ["No", "<x>\n"])
-    figure = effects.plot(1, of)
+    figure: Any = effects.plot(1, of)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     mine = of_row(effects.to_frame(), 1)
     assert [bar.name for bar in bars] == list(dict.fromkeys(mine["group"]))

@@ -29,7 +29,7 @@ def test_changes_of_activation_against_a_naive_loop(bench: Bench, data: Any, sae
         states = [naive_residuals(bench, ids, layer, edits) for edits in ([edit], [])]
         acts = [((h - here.b_dec) @ here.W_enc + here.b_enc).relu() for h in states]
         changes.append(acts[0] - acts[1])
-        edited.append([place in places for place in range(len(ids))])
+        edited.append([index in places for index in range(len(ids))])
     every = torch.cat(changes)
     result = feature_effects(bench.model, sv, here, list(PROMPTS), list(RESPONSES), batch_size=2, top=5)
     frame = result.to_frame().set_index("feature").sort_index()
@@ -41,9 +41,9 @@ def test_changes_of_activation_against_a_naive_loop(bench: Bench, data: Any, sae
     assert frame["edited_change"].to_numpy() == pytest.approx(every[mask].mean(0).numpy(), abs=1e-3 * scale)
     tokens = result.tokens_frame()
     assert list(result.features["feature"][:5]) == list(dict.fromkeys(tokens["feature"]))
-    one = tokens[(tokens["row"] == 2) & (tokens["feature"] == tokens["feature"].iloc[0])]
-    assert one["change"].to_numpy() == pytest.approx(changes[2][:, int(tokens["feature"].iloc[0])].numpy(), abs=1e-3 * scale)
-    assert list(one["edited"]) == edited[2] and one["group"].iloc[-1] == "response"
+    own = tokens[(tokens["row"] == 2) & (tokens["feature"] == tokens["feature"].iloc[0])]
+    assert own["change"].to_numpy() == pytest.approx(changes[2][:, int(tokens["feature"].iloc[0])].numpy(), abs=1e-3 * scale)
+    assert list(own["edited"]) == edited[2] and own["group"].iloc[-1] == "response"
     if layer == LAYER:
         assert (frame["response_change"] == 0).all() and (tokens.loc[~tokens["edited"], "change"] == 0).all()
     else:
@@ -91,10 +91,10 @@ def test_the_autoencoder_must_read_after_a_block(model: Any, make_vector: Callab
 
 def test_rounding_of_a_coarse_dtype_is_no_change() -> None:
     model = steerlens.load_model("terrarium", dtype=torch.bfloat16)
-    place = {"model_name": "terrarium", "layer": 7, "weight_processing": "raw", "normalisation": "none"}
+    origin = {"model_name": "terrarium", "layer": 7, "weight_processing": "raw", "normalisation": "none"}
     weights = {"W_enc": randn(160, 40, seed=1), "W_dec": randn(40, 160, seed=2), "b_enc": torch.zeros(40)}
     sv = steerlens.SteeringVector(randn(160, seed=3), 0.01, 2, "all")
-    result = feature_effects(model, sv, SAE(**weights, b_dec=torch.zeros(160), **place), "Name a town.", "Rome it is.")
+    result = feature_effects(model, sv, SAE(**weights, b_dec=torch.zeros(160), **origin), "Name a town.", "Rome it is.")
     assert result.features["mean_abs_change"].max() > 0 and "no feature changes by more than rounding" in result.summary()
 
 

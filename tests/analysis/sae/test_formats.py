@@ -105,7 +105,7 @@ def test_gemma_scope(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "page"),
+    ("folder", "page"),
     [
         ("gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_139", None),
         ("gemma-scope-2b-pt-res/layer_20/width_16k/canonical", "gemma-2-2b/20-gemmascope-res-16k"),
@@ -114,25 +114,25 @@ def test_gemma_scope(tmp_path: Path) -> None:
         ("somewhere/layer_20/width_16k/average_l0_71", None),
     ],
 )
-def test_only_what_neuronpedia_shows_gets_a_link(tmp_path: Path, place: str, page: str | None) -> None:
-    assert load_sae(write_gemma(tmp_path / place)).neuronpedia_id == page
+def test_only_what_neuronpedia_shows_gets_a_link(tmp_path: Path, folder: str, page: str | None) -> None:
+    assert load_sae(write_gemma(tmp_path / folder)).neuronpedia_id == page
 
 
 def test_gemma_scope_without_a_telling_path(tmp_path: Path) -> None:
     folder = write_gemma(tmp_path / "downloads")
     unknown = load_sae(folder)
     assert (unknown.model_name, unknown.layer) == (None, None)
-    told = load_sae(folder, model_name="gemma-2-2b", layer=5)
-    assert (told.model_name, told.hook_name) == ("gemma-2-2b", "blocks.5.hook_resid_post")
+    sae = load_sae(folder, model_name="gemma-2-2b", layer=5)
+    assert (sae.model_name, sae.hook_name) == ("gemma-2-2b", "blocks.5.hook_resid_post")
 
 
 def test_gemma_scope_of_other_places_is_refused(tmp_path: Path) -> None:
-    for place, message in (
+    for folder, message in (
         ("gemma-scope-2b-pt-mlp/layer_3/width_16k/average_l0_1", "'mlp' is not of the residual stream"),
         ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6", "of the embedding"),
     ):
         with pytest.raises(SAEError, match=message):
-            load_sae(write_gemma(tmp_path / place))
+            load_sae(write_gemma(tmp_path / folder))
     with pytest.raises(SAEError, match="missing threshold"):
         load_sae(write_gemma(tmp_path / "bare", tensors()))
 
@@ -215,8 +215,8 @@ def test_only_the_files_needed_are_downloaded(tmp_path: Path, monkeypatch: pytes
     write_gemma(tmp_path / "google/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_59")
     sae = load_sae("google/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_59")
     assert (sae.model_name, sae.layer) == ("gemma-2-2b", 3)
-    place = "google/gemma-scope-2b-pt-res:layer_3/width_16k/average_l0_59"
-    assert asked == [f"{place}/cfg.json", f"{place}/params.npz"]
+    address = "google/gemma-scope-2b-pt-res:layer_3/width_16k/average_l0_59"
+    assert asked == [f"{address}/cfg.json", f"{address}/params.npz"]
     write_saelens(tmp_path / "owner/repo/blocks.7.hook_resid_pre", flat(), tensors())
     assert load_sae("owner/repo/blocks.7.hook_resid_pre").layer == 6
     write_sparsify(tmp_path / "owner/other/layers.4")

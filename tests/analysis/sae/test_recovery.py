@@ -46,12 +46,12 @@ def test_recovery_against_a_naive_loop(gemma: Bench, data: Any, sae: Any) -> Non
     with torch.no_grad():
         for prompt, response in rows_of(gemma.model, data):
             ids = [*prompt, *response]
-            runs = [gemma.oracle.logits(ids, len(prompt), some).double().log_softmax(-1) for some in ([sv], [part], [])]
-            for place in range(len(prompt) - 1, len(ids) - 1):
-                p, q, plain = (run[place] for run in runs)
+            runs = [gemma.oracle.logits(ids, len(prompt), vectors).double().log_softmax(-1) for vectors in ([sv], [part], [])]
+            for index in range(len(prompt) - 1, len(ids) - 1):
+                p, q, plain = (run[index] for run in runs)
                 top += float((p.exp() * (p - q)).sum())
                 bottom += float((p.exp() * (p - plain)).sum())
-                loss = [old - float(run[place, ids[place + 1]]) for old, run in zip(loss, runs, strict=True)]
+                loss = [old - float(run[index, ids[index + 1]]) for old, run in zip(loss, runs, strict=True)]
                 tokens += 1
     row = result.to_frame().iloc[0]
     assert row["kl_recovered"] == pytest.approx(1 - top / bottom, abs=1e-3)

@@ -101,13 +101,13 @@ def test_dead_features_have_no_cosine(sae: Any, statistics: Any) -> None:
 
 def test_several_vectors_and_links(sae: Any) -> None:
     linked = replace(sae, neuronpedia_id="m/1-x")
-    one, two = vector(sae.W_dec[1], concept="a"), vector(sae.W_dec[2], concept="a")
-    assert set(compare_to_sae([one, two], linked).to_frame()["vector"]) == {"a", "a #2"}
-    named = compare_to_sae({"first": one, "second": two}, linked)
+    first, second = vector(sae.W_dec[1], concept="a"), vector(sae.W_dec[2], concept="a")
+    assert set(compare_to_sae([first, second], linked).to_frame()["vector"]) == {"a", "a #2"}
+    named = compare_to_sae({"first": first, "second": second}, linked)
     best = named.to_frame().groupby("vector").first()
     assert best["feature"].to_dict() == {"first": 1, "second": 2}
     assert best["url"].to_dict()["second"] == "https://www.neuronpedia.org/m/1-x/2"
-    alone = compare_to_sae(two, linked).to_frame().drop(columns="vector")
+    alone = compare_to_sae(second, linked).to_frame().drop(columns="vector")
     together = named.to_frame().query("vector == 'second'").drop(columns="vector").reset_index(drop=True)
     for name in ("decoder_cosine", "encoder_cosine"):
         both = (frame.sort_values("feature")[name].to_numpy() for frame in (together, alone))
@@ -207,24 +207,26 @@ def test_vectors_without_one_direction_are_refused(model: Any, sae: Any, statist
 def test_figures(model: Any, sae: Any, statistics: Any) -> None:
     sv = vector(sae.W_dec[3] + 0.2 * randn(WIDTH), 1.0, concept="<b>bold</b>")
     result = compare_to_sae([sv, -sv], sae, statistics=statistics, n_random=200, k=6)
-    figure = result.plot(top=7)
+    figure: Any = result.plot(top=7)
     assert "&lt;b&gt;bold" in figure.layout.title.text and [len(bar.x) for bar in figure.data] == [7, 7]
     assert len(figure.layout.shapes) == 2 and "cosine" in figure.layout.xaxis.title.text
-    assert not compare_to_sae(sv, sae, k=2).plot().layout.shapes, "no band without statistics"
+    plain: Any = compare_to_sae(sv, sae, k=2).plot()
+    assert not plain.layout.shapes, "no band without statistics"
     with pytest.raises(ValueError, match="there is no vector 'x'"):
         result.plot("x")
-    lines = result.plot_decomposition()
+    lines: Any = result.plot_decomposition()
     assert [trace.name for trace in lines.data[:2]] == ["random directions, mean", "random directions, 95 % quantile"]
     assert len(lines.data) == 4 and "explained" in lines.layout.yaxis.title.text
-    heat = feature_effects(model, sv, sae, **FIXED, top=5).plot(1)
+    heat: Any = feature_effects(model, sv, sae, **FIXED, top=5).plot(1)
     assert heat.data[0].z.shape[0] == 5 and heat.data[0].zmin == -heat.data[0].zmax
     assert any("↵" in text for text in heat.layout.xaxis.ticktext) and "&lt;bos&gt;" in heat.layout.xaxis.ticktext[0]
     with pytest.raises(ValueError, match="there is no row 9"):
         feature_effects(model, sv, sae, **FIXED, top=5).plot(9)
-    shares = effect_recovery(model, sv, sae, **FIXED, ks=(1, 2), n_random=1).plot()
+    shares: Any = effect_recovery(model, sv, sae, **FIXED, ks=(1, 2), n_random=1).plot()
     assert {"effect recovered (KL)", "random features (KL)", "squared norm explained"} <= {t.name for t in shares.data}
     assert shares.data[0].error_y.array is not None and shares.layout.xaxis.type == "log"
-    assert len(statistics.plot().data) == 2
-    for drawn in (figure, lines, heat, shares, statistics.plot()):
+    spread: Any = statistics.plot()
+    assert len(spread.data) == 2
+    for drawn in (figure, lines, heat, shares, spread):
         assert drawn.layout.title.text and drawn.layout.title.subtitle.text
         assert all(trace.hovertemplate.endswith("<extra></extra>") for trace in drawn.data)
