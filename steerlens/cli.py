@@ -102,7 +102,7 @@ def _train(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from .data import SteeringData
-    from .model.bridge import load_model
+    from .model.loading import load_model
     from .training.loop import train
     from .training.setup import published_settings
 
@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from .model.bridge import load_model
+    from .model.loading import load_model
     from .steering.generation import generate
     from .vector import SteeringVector
 

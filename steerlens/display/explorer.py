@@ -10,7 +10,8 @@ from ..analysis.vector_sets import Vectors, named_vectors
 from ..figures.token_views import view_tokens
 from ..model.batches import EncodedExample, collate
 from ..model.bridge import Bridge
-from ..model.chat import decode_response, token_strings
+from ..model.chat import decode_response
+from ..model.tokenizer import token_strings
 from ..reproducibility import row_seeds
 from ..steering.generation import decode, generate, prepare
 from ..steering.hooks import check_fits

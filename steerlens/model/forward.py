@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bridge import Bridge, HookFunction, Hooks, device
-from .chat import tokenizer_of
+from .tokenizer import tokenizer_of
 
 
 class Padded(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..model.bridge import Bridge
-from ..model.chat import token_strings
+from ..model.tokenizer import token_strings
 from .generation import as_prompts, decode, prepare
 from .hooks import Edit, PerPrompt, Recorder, Steer
 from .prompt_tracking import PassTracker

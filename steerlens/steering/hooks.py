@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..interventions import Weights, edit_tokens, stack
 from ..model.batches import Batch
-from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, identity, model_name
+from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
+from ..model.identity import identity
 from ..positions import PositionFunction, position_mask
 from ..vector import SteeringVector
 from .forward_inputs import watch_passes

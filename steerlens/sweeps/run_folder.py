@@ -22,7 +22,8 @@ from typing import Any
 
 from ..files import PACKAGE, write_atomically
 from ..judges.base import Judge, judge_identity
-from ..model.bridge import Bridge, identity, weights_hash
+from ..model.bridge import Bridge
+from ..model.identity import identity, weights_hash
 from ..reproducibility import software_versions
 from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result

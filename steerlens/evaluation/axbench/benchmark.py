@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ...judges.base import Judge, check_judge, judge_identity
 from ...model.batches import check_batch_size
-from ...model.bridge import Bridge, check_model, identity, weights_hash
+from ...model.bridge import Bridge, check_model
+from ...model.identity import identity, weights_hash
 from ...steering.generation import prepare, with_steering_prompts
 from ...training.scaling import TrainConfig
 from ..scoring import evaluate
