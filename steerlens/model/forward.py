@@ -24,7 +24,9 @@ class Padded(NamedTuple):
 def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     """Pad rows of token ids on one side, on the model's device."""
     width = max(map(len, rows))
-    fill = tokenizer_of(model).pad_token_id or 0
+    fill = tokenizer_of(model).pad_token_id
+    if fill is None or not 0 <= fill < model.cfg.d_vocab:  # masked, so any token the embedding has will do
+        fill = 0
     tokens = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for index, row in enumerate(rows):

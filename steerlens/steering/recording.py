@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, model_name
-from ..model.chat import encode_with_responses
+from ..model.chat import encode_with_responses, stop_tokens
 from ..model.forward import announced, forward, frozen, reading_hooks
 from ..vector import SteeringVector
 from .generation import as_prompts, decode, prepare
@@ -53,7 +53,7 @@ def encode(
         answers: list[list[int]] = []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0)
+            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stop_tokens(model, chat=chat))
     else:
         texts = [responses] if isinstance(responses, str) else list(responses)
         if len(texts) != len(rows):

@@ -8,8 +8,9 @@ import torch
 
 from ...model.batches import EncodedExample, collate
 from ...model.bridge import Bridge, context_length, model_name
-from ...model.chat import decode_response, render
+from ...model.chat import decode_response, render, stop_tokens
 from ...model.forward import frozen
+from ...model.numbers import NotFiniteError, not_numbers
 from ...model.tokenizer import tokenizer_of
 from ...reproducibility import row_seeds
 from ...steering.generation import decode, with_steering_prompts
@@ -98,6 +99,11 @@ class Runner(NamedTuple):
         batch = collate(self.model, rows)
         with torch.no_grad(), frozen(self.model):
             logits = response_logits(self.model, batch, self.vectors)
+        if bool(not_numbers(logits).any()):
+            raise NotFiniteError(
+                f"{model_name(self.model)} gives logits that are not numbers: lower the factor, or load the model in bfloat16 or "
+                "float32"
+            )
         targets = batch.tokens[batch.response_mask]
         chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
         best = logits.argmax(-1) == targets
@@ -110,7 +116,15 @@ class Runner(NamedTuple):
         for row in rows:
             self.check_length(EncodedExample(tuple(row), ()), new)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        ids = decode(self.model, rows, edits_for_all(self.vectors), generators, new, temperature)
+        ids = decode(
+            self.model,
+            rows,
+            edits_for_all(self.vectors),
+            generators,
+            new,
+            temperature,
+            stops=stop_tokens(self.model, chat=self.chat),
+        )
         return [decode_response(self.model, response) for response in ids]
 
 
