@@ -210,7 +210,7 @@ def turn_end(model: Bridge) -> int | None:
         text, refusal = _apply_whole(model, conversation)
         after = "" if refusal is not None or PROBE not in text else text.rsplit(PROBE, 1)[1]
         ids = list(tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"])
-        if ids and ids[0] in tokenizer.all_special_ids or ids and ids[0] in tokenizer.added_tokens_decoder:
+        if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
             return int(ids[0])
     return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
 

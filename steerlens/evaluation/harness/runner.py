@@ -101,8 +101,8 @@ class Runner(NamedTuple):
             logits = response_logits(self.model, batch, self.vectors)
         if bool(not_numbers(logits).any()):
             raise NotFiniteError(
-                f"{model_name(self.model)} gives logits that are not numbers: lower the factor, or load the model in bfloat16 or "
-                "float32"
+                f"{model_name(self.model)} gives logits that are not numbers: lower the factor, or load the model in "
+                "bfloat16 or float32"
             )
         targets = batch.tokens[batch.response_mask]
         chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
