@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
+from .support import check_supported
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge as Bridge
 else:
@@ -59,9 +61,10 @@ def device(model: Bridge) -> torch.device:
 
 
 def check_model(model: Bridge) -> None:
-    """Raise TypeError for anything that is not a TransformerLens bridge."""
+    """Raise TypeError for what is no TransformerLens bridge, UnsupportedModelError for a model that cannot be steered."""
     if not all(hasattr(model, name) for name in ("cfg", "hooks", "original_model", "tokenizer")):
         raise TypeError(f"expected a TransformerBridge, as steerlens.load_model gives, got {type(model).__name__}")
+    check_supported(model)
 
 
 def check_layer(model: Bridge, layer: int) -> None:

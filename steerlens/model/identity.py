@@ -12,6 +12,11 @@ SAMPLED = 1024
 """Entries of each parameter that the fingerprint of the weights looks at."""
 
 
+def weight_processing(model: Bridge) -> str:
+    """ "raw" as Hugging Face has them, or TransformerLens's "compatibility_mode"."""
+    return "compatibility_mode" if model.compatibility_mode else "raw"
+
+
 def identity(model: Bridge) -> dict[str, Any]:
     """What a saved vector must say about the model it belongs to."""
     config = model.original_model.config
@@ -22,7 +27,7 @@ def identity(model: Bridge) -> dict[str, Any]:
         "revision": getattr(config, "_commit_hash", None),
         "architecture": model.cfg.architecture,
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
-        "weight_processing": "compatibility_mode" if model.compatibility_mode else "raw",
+        "weight_processing": weight_processing(model),
         "d_model": d_model(model),
         "n_layers": n_layers(model),
         "template_hash": None if template is None else hashlib.sha256(str(template).encode()).hexdigest(),

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
-from ..model.bridge import Bridge, check_model
+from ..model.bridge import Bridge, check_model, model_name
 from ..model.chat import decode_response, encode_prompt, stop_tokens
-from ..model.forward import announced, forward_cached, frozen, pad
+from ..model.forward import announced, exclusive, forward_cached, frozen, pad
 from ..model.numbers import NotFiniteError, not_numbers
+from ..model.support import check_cache, rotary_limit
 from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
@@ -70,8 +71,8 @@ def generate(
         One text per prompt, in order.
 
     Raises:
-        ValueError: nothing to do, settings out of range, a vector that does not fit, a prompt too long for the context, or one that
-            the chat template refuses or drops.
+        ValueError: nothing to do, settings out of range, a vector that does not fit, a prompt too long for the context, or
+            one that the chat template refuses or drops.
         NotFiniteError: the model's logits are not numbers (an edit that overflows the dtype, for example).
     """
     batch = as_prompts(prompts)
@@ -143,7 +144,20 @@ def prepare(
     for number, row in enumerate(rows):
         beginning = f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds"
         check_context(model, len(row) + max_new_tokens, beginning, "shorten it or lower max_new_tokens")
+    _check_rotary_side(model, [len(row) for row in rows], max_new_tokens)
     return rows, _edits(steer)
+
+
+def _check_rotary_side(model: Bridge, lengths: Sequence[int], new: int) -> None:
+    """Refuse rows on both sides of the length at which the rotary scaling switches for the whole batch, and those that cross."""
+    limit = rotary_limit(model)
+    if limit is None or max(lengths) + new <= limit or min(lengths) > limit:
+        return
+    row = next(index for index, length in enumerate(lengths) if length <= limit)
+    raise ValueError(
+        f"prompt {row} has {lengths[row]} tokens, and the rotary scaling of {model_name(model)} switches at {limit} for the whole "
+        "batch: give prompts of one side alone, and fewer new tokens so that none crosses"
+    )
 
 
 def _edits(steer: Steer | PerPrompt) -> list[Edit]:
@@ -173,7 +187,9 @@ def decode(
     produced: list[Tensor] = []
     new, cache = tokens, None
     lengths = torch.tensor([len(row) for row in rows])
-    with _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
+    if use_cache:
+        check_cache(model)
+    with exclusive(model), _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
         for step in range(max_new_tokens):
             logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
             unusable = not_numbers(logits)
