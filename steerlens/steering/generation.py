@@ -149,14 +149,14 @@ def prepare(
 
 
 def _check_rotary_side(model: Bridge, lengths: Sequence[int], new: int) -> None:
-    """Refuse rows on both sides of the length at which the rotary scaling switches for the whole batch, and those that cross."""
+    """Refuse rows on both sides of the length at which rotary scaling switches for the whole batch, and those that cross."""
     limit = rotary_limit(model)
     if limit is None or max(lengths) + new <= limit or min(lengths) > limit:
         return
     row = next(index for index, length in enumerate(lengths) if length <= limit)
     raise ValueError(
-        f"prompt {row} has {lengths[row]} tokens, and the rotary scaling of {model_name(model)} switches at {limit} for the whole "
-        "batch: give prompts of one side alone, and fewer new tokens so that none crosses"
+        f"prompt {row} has {lengths[row]} tokens, and the rotary scaling of {model_name(model)} switches at {limit} for the "
+        "whole batch: give prompts of one side alone, and fewer new tokens so that none crosses"
     )
 
 

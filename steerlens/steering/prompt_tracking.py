@@ -10,8 +10,8 @@ The rule. In order:
    the pass adds one token. Everything else is refused: pieces of a prompt, a cache from elsewhere, several tokens at once.
 4. A pass in another thread or task than that of its `steer` block is refused.
 
-The class of the cache does not matter, as long as it tells how many tokens it holds; a model whose state does not tell is refused
-when it is first asked to generate with it (`model/support.py`).
+The class of the cache does not matter, as long as it tells how many tokens it holds; a model whose state does not tell is
+refused when it is first asked to generate with it (`model/support.py`).
 """
 
 import asyncio
