@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .judges.rubrics import Rubric as Rubric
     from .model.activations import Activations as Activations
     from .model.activations import collect as collect
-    from .model.bridge import load_model as load_model
+    from .model.loading import load_model as load_model
     from .scores import Scores as Scores
     from .steering.edit_audit import Audit as Audit
     from .steering.edit_audit import audit as audit
@@ -118,7 +118,7 @@ _HOME = {
     "Rubric": "judges.rubrics",
     "Activations": "model.activations",
     "collect": "model.activations",
-    "load_model": "model.bridge",
+    "load_model": "model.loading",
     "Scores": "scores",
     "Audit": "steering.edit_audit",
     "audit": "steering.edit_audit",

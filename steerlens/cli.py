@@ -125,7 +125,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from .data import SteeringData
-    from .model.bridge import load_model
+    from .model.loading import load_model
     from .training.loop import train
 
     if options.out.suffix != ".safetensors":
@@ -159,7 +159,7 @@ def _config(model: "Bridge", options: argparse.Namespace) -> "TrainConfig | None
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from .model.bridge import load_model
+    from .model.loading import load_model
     from .steering.generation import generate
     from .vector import SteeringVector
 

@@ -10,7 +10,8 @@ import pandas as pd
 from . import figures, terrarium
 from .display.html_page import write_page
 from .evaluation.scoring import Evaluation, accuracy, evaluate
-from .model.bridge import Bridge, load_model
+from .model.bridge import Bridge
+from .model.loading import load_model
 from .training.loop import train_many
 from .vector import SteeringVector
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .data import SteeringData, as_data
 from .model.activations import Activations, collect
-from .model.bridge import Bridge, check_layer, check_model, hook_name, identity
+from .model.bridge import Bridge, check_layer, check_model, hook_name
+from .model.identity import identity
 from .positions import PositionFunction, canonical_positions
 from .steering.hooks import check_fits
 from .vector import SteeringVector

@@ -16,7 +16,7 @@ from ..data import Prompt
 from ..intervals import LEVEL, RESAMPLES, Estimate, estimate, tails
 from ..model.batches import Batch
 from ..model.bridge import Bridge, attention_pattern_name, check_layer, model_name, n_layers
-from ..model.chat import token_strings
+from ..model.tokenizer import token_strings
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits

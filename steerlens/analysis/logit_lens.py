@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..intervals import CHANCE
 from ..model.bridge import Bridge, model_name, n_layers
-from ..model.chat import token_strings
 from ..model.forward import final_readout
+from ..model.tokenizer import token_strings
 from ..result import Result
 from ..steering.hooks import check_fits
 from .random_directions import check_draws, check_statistics, exceeded, random_rows, spectrum

@@ -18,7 +18,7 @@ from ..data import Prompt
 from ..intervals import Estimate, estimate
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge, attention_pattern_name, hook_name, n_layers
-from ..model.chat import token_strings
+from ..model.tokenizer import token_strings
 from ..positions import token_index
 from ..result import Result
 from ..steering.generation import as_prompts

@@ -19,7 +19,7 @@ from ..data import Prompt
 from ..intervals import Estimate, estimate
 from ..model.batches import Batch, EncodedExample
 from ..model.bridge import Bridge
-from ..model.chat import token_strings
+from ..model.tokenizer import token_strings
 from ..positions import PositionFunction, PositionSpec, parse_positions, token_index
 from ..result import Result
 from ..steering.generation import as_prompts

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Prompt, SteeringData
-from ..model.bridge import Bridge, check_layer, hook_name, identity
+from ..model.bridge import Bridge, check_layer, hook_name
+from ..model.identity import identity
 from ..positions import token_index
 from ..result import Result
 from ..steering.generation import as_prompts

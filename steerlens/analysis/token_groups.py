@@ -7,9 +7,12 @@ from ..data import Message, Prompt
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge
 from ..model.chat import encode_prompt
+from ..model.tokenizer import has_template, tokenizer_of
 
 GROUPS = ("bos", "template prefix", "instruction", "template suffix", "response")
 """In the order in which they stand in a sequence; a sequence need not have each."""
+MERGED = 1
+"""Tokens at a prompt's end that its response may have merged with (see `encode_with_responses`)."""
 PROBES = ("1", "2")
 """Put in the instruction's place. No token of an instruction is the first (or last) of both."""
 
@@ -29,14 +32,15 @@ def token_groups(model: Bridge, prompt: Prompt, example: EncodedExample, chat: b
         ValueError: the example was encoded from another prompt, or with another `chat`.
     """
     ids = list(example.prompt)
-    if ids != encode_prompt(model, prompt, chat):
+    whole = encode_prompt(model, prompt, chat)
+    if ids != whole[: len(ids)] or len(ids) < len(whole) - MERGED:
         raise ValueError(
             "the example's prompt tokens are not those of this prompt: give the prompt and chat it was encoded with"
         )
-    templated = chat and getattr(model.tokenizer, "chat_template", None) is not None
+    templated = chat and has_template(model)
     before, after = _template_lengths(model, prompt, ids) if templated else (0, 0)
     groups = ["template prefix"] * before + ["instruction"] * (len(ids) - before - after) + ["template suffix"] * after
-    bos = getattr(model.tokenizer, "bos_token_id", None)
+    bos = tokenizer_of(model).bos_token_id
     if bos is not None and ids[0] == bos:
         groups[0] = "bos"
     return groups + ["response"] * len(example.response)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from ..data import SteeringData
 from ..intervals import t_quantile
 from ..model.batches import encode_data
-from ..model.bridge import Bridge, hook_name, load_model
+from ..model.bridge import Bridge, hook_name
+from ..model.loading import load_model
 from ..positions import PositionFunction
 from ..result import Result
 from ..steering.recording import batches, record

@@ -10,7 +10,8 @@ from ..analysis.vector_sets import Vectors, named_vectors
 from ..figures.token_views import view_tokens
 from ..model.batches import EncodedExample, collate
 from ..model.bridge import Bridge
-from ..model.chat import decode_response, token_strings
+from ..model.chat import decode_response, stop_tokens
+from ..model.tokenizer import token_strings
 from ..reproducibility import row_seeds
 from ..steering.generation import decode, generate, prepare
 from ..steering.hooks import check_fits
@@ -112,7 +113,7 @@ def compare(
     )
     rows, edits = prepare(model, [prompt], sv, max_new_tokens, chat)
     generators = [torch.Generator().manual_seed(own) for own in row_seeds(seed, 1)]
-    (answer,) = decode(model, rows, edits, generators, max_new_tokens, temperature)
+    (answer,) = decode(model, rows, edits, generators, max_new_tokens, temperature, stops=stop_tokens(model, chat=chat))
     if not answer:
         return Comparison(plain, "", (), (), ())
     batch = collate(model, [EncodedExample(tuple(rows[0]), tuple(answer))])

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..model.bridge import Bridge, check_model, context_length, identity, load_model, model_name
+from ..model.bridge import Bridge, check_model, context_length, model_name
 from ..model.chat import encode_prompt
+from ..model.identity import identity
+from ..model.loading import load_model
+from ..model.tokenizer import tokenizer_of
 from ..reproducibility import derived_seed
 from ..scores import Scores
 from ..steering.generation import generate
@@ -120,7 +123,7 @@ class LocalJudge:
 
     def _harmless(self, message: str) -> str:
         """Marks of the chat format inside a text would end the judge's turn: they are broken up."""
-        for token in self._model.tokenizer.added_tokens_decoder.values():
+        for token in tokenizer_of(self._model).added_tokens_decoder.values():
             if token.special and len(token.content) > 1:
                 message = message.replace(token.content, f"{token.content[0]} {token.content[1:]}")
         return message

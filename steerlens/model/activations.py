@@ -12,9 +12,10 @@ from torch import Tensor
 from ..data import DataError, SteeringData, as_data
 from ..positions import token_index
 from .batches import Batch, EncodedExample, check_batch_size, collate, encode_data
-from .bridge import Bridge, check_layer, check_model, hook_name
+from .bridge import Bridge, check_layer, check_model, hook_name, model_name
 from .chat import prefix_length
 from .forward import announced, forward, frozen, reading_hooks
+from .numbers import NotFiniteError
 
 TOKENS = ("all", "response", "last")
 """Tokens that are looked at: prompt and response without the template's beginning; the response; the text's last token."""
@@ -151,6 +152,11 @@ def _read(model: Bridge, texts: Sequence[EncodedExample], layers: Sequence[int],
 
     with announced(model, batch.prompt_lengths):  # to a steer block around it
         forward(model, batch.padded, reading_hooks(names, add_up), keep=1)
+    for layer, name in zip(layers, names, strict=True):
+        if not bool(sums[name].isfinite().all()):
+            raise NotFiniteError(
+                f"the residual stream after block {layer} is not finite in {model_name(model)}: load it in bfloat16 or float32"
+            )
     counts = mask.sum(-1).cpu()
     return _Part(torch.stack([sums[name] for name in names], 1) / counts[:, None, None], counts)
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..data import DataError, SteeringData
+from ..data import DataError, Prompt, SteeringData
 from ..positions import PositionFunction, position_mask, prompt_tokens
 from .bridge import Bridge, context_length, model_name
-from .chat import encode_prompt, encode_response
+from .chat import Encoded, encode_with_responses
 from .forward import Padded, pad
 
 
@@ -71,13 +71,12 @@ def encode_data(
     """
     encoded = []
     for number, example in enumerate(data):
-        prompt = encode_prompt(model, example.prompt)
         texts = [example.response]
         if neutral:
             if example.neutral is None:
                 raise DataError(f"row {number} has no neutral response, which this objective compares the response with")
             texts.append(example.neutral)
-        responses = [encode_response(model, text, max_response_tokens, append_eos) for text in texts]
+        prompt, responses = _encoded(model, number, example.prompt, texts, max_response_tokens, append_eos)
         for response in responses:
             if not response:
                 raise DataError(f"row {number}: the response has no tokens")
@@ -88,6 +87,16 @@ def encode_data(
         other = tuple(responses[1]) if neutral else None
         encoded.append(EncodedExample(tuple(prompt), tuple(responses[0]), other))
     return encoded
+
+
+def _encoded(
+    model: Bridge, number: int, prompt: Prompt, texts: Sequence[str], max_tokens: int | None, append_eos: bool
+) -> Encoded:
+    """A row's token ids; what the template refuses is said with the row."""
+    try:
+        return encode_with_responses(model, prompt, texts, max_tokens=max_tokens, append_eos=append_eos)
+    except ValueError as error:
+        raise DataError(f"row {number}: {error}") from error
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -1,9 +1,8 @@
-"""The model: loading it, its hook points and sizes, and what it is recognised by.
+"""The model: its hook points and sizes.
 
 A model is a `TransformerBridge`. It is used, never changed: every function here leaves it as it came.
 """
 
-import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from ..files import TERRARIUM_WEIGHTS
-from ..reproducibility import sha256
+from .support import check_supported
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge as Bridge
@@ -21,27 +19,6 @@ else:
 
 HookFunction = Callable[..., Tensor | None]
 Hooks = Sequence[tuple[str, HookFunction]]
-SAMPLED = 1024
-"""Entries of each parameter that the fingerprint of the weights looks at."""
-
-
-def load_model(name_or_path: str, **boot: Any) -> Bridge:
-    """Boot a TransformerLens bridge with raw Hugging Face weights.
-
-    Args:
-        name_or_path: a hub name ("google/gemma-2-2b-it"), a local folder in the Hugging Face format, or "terrarium",
-            the small model in the package.
-        boot: arguments of `TransformerBridge.boot_transformers`, such as `dtype`, `device`, `device_map`, `revision`.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    path = name_or_path
-    if name_or_path == "terrarium":
-        path = str(TERRARIUM_WEIGHTS)
-    model = TransformerBridge.boot_transformers(path, **boot)
-    if path != name_or_path:
-        model.cfg.model_name = name_or_path
-    return model
 
 
 def hook_name(layer: int) -> str:
@@ -84,9 +61,10 @@ def device(model: Bridge) -> torch.device:
 
 
 def check_model(model: Bridge) -> None:
-    """Raise TypeError for anything that is not a TransformerLens bridge."""
+    """Raise TypeError for what is no TransformerLens bridge, UnsupportedModelError for a model that cannot be steered."""
     if not all(hasattr(model, name) for name in ("cfg", "hooks", "original_model", "tokenizer")):
         raise TypeError(f"expected a TransformerBridge, as steerlens.load_model gives, got {type(model).__name__}")
+    check_supported(model)
 
 
 def check_layer(model: Bridge, layer: int) -> None:
@@ -95,29 +73,3 @@ def check_layer(model: Bridge, layer: int) -> None:
         raise ValueError(
             f"layer {layer!r} does not exist: {model_name(model)} has blocks 0 to {n_layers(model) - 1} (counted from 0)"
         )
-
-
-def identity(model: Bridge) -> dict[str, Any]:
-    """What a saved vector must say about the model it belongs to."""
-    config = model.original_model.config
-    template = getattr(model.tokenizer, "chat_template", None)
-    return {
-        "model_name": model_name(model),
-        "revision": getattr(config, "_commit_hash", None),
-        "architecture": model.cfg.architecture,
-        "dtype": str(model.cfg.dtype).removeprefix("torch."),
-        "weight_processing": "compatibility_mode" if model.compatibility_mode else "raw",
-        "d_model": d_model(model),
-        "n_layers": n_layers(model),
-        "template_hash": None if template is None else sha256(str(template)),
-    }
-
-
-def weights_hash(model: Bridge) -> str:
-    """Fingerprint of the weights: names, shapes, and evenly spaced entries of each parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.original_model.named_parameters()):
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // SAMPLED)].to("cpu", torch.float32)
-        digest.update(f"|{name}|{tuple(parameter.shape)}|".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()

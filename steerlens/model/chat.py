@@ -1,82 +1,191 @@
-"""Text to tokens and back: chat template, responses, the tokens that end them."""
+"""One way from a conversation to token ids and from token ids to a response.
 
-from collections.abc import Sequence
-from typing import Any
+Every part of steerlens that feeds text to a model comes through here: a chat prompt is what `apply_chat_template` of the
+tokenizer on disk makes of it, prompt and response are encoded together, and a response ends where the template ends a turn.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..data import Prompt
+from ..reproducibility import sha256
 from .bridge import Bridge, model_name
+from .tokenizer import has_template, template_args, tokenizer_of
+
+FINAL_CHANNEL = "<|channel|>final<|message|>"
+"""Where the answer begins in the harmony format (gpt-oss)."""
+CHANNEL = "<|channel|>"
+THOUGHT_ENDS = "</think>"
+THOUGHT_BEGINS = "<think>"
+PROBE = "zq7 steers"
+"""A message that no template contains."""
+
+
+class Encoded(NamedTuple):
+    """Token ids of a prompt and of the responses that may follow it."""
+
+    prompt: list[int]
+    responses: list[list[int]]
+
+
+class RenderedForm(NamedTuple):
+    """What tells one way of making chat prompts from another."""
+
+    digest: str
+    """Of what the template makes of one message (sha256, hex)."""
+    template_args: dict[str, Any]
+
+
+# --- conversation to text -------------------------------------------------------------------------------------------------
+
+
+def render(model: Bridge, prompt: Prompt, *, add_generation_prompt: bool = True) -> str:
+    """A prompt in the model's chat template, with the template's arguments (see `load_model(template_args=...)`).
+
+    A template that refuses or drops the system message gets its text before the first user message, separated by a blank line.
+    A conversation that ends with the assistant's beginning of a turn is continued (`add_generation_prompt=False`).
+
+    Raises:
+        ValueError: the template refuses the conversation, or the text of a message is not in what it makes.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
+    text, refusal = _apply(model, messages, add_generation_prompt)
+    if messages[0]["role"] == "system" and _missing(messages[:1], text):
+        messages = _folded(messages)
+        text, refusal = _apply(model, messages, add_generation_prompt)
+    if refusal is not None:
+        raise ValueError(f"the chat template of {model_name(model)} refuses the conversation: {refusal}") from refusal
+    missing = _missing(messages, text)
+    if missing:
+        raise ValueError(
+            f"the chat template of {model_name(model)} drops the {missing[0]['role']} message {missing[0]['content']!r:.60}: "
+            "put its text into a user message"
+        )
+    return text
+
+
+def _apply(model: Bridge, messages: Sequence[Mapping[str, str]], header: bool) -> tuple[str, Exception | None]:
+    """The rendered text, or what the template raised."""
+    arguments = template_args(model) | ({} if header else {"continue_final_message": True})
+    tokenizer = tokenizer_of(model)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header, **arguments), None
+    except Exception as error:  # each template refuses in its own words and class
+        return "", error
+
+
+def _missing(messages: Sequence[Mapping[str, str]], text: str) -> list[Mapping[str, str]]:
+    """Messages whose text did not arrive; of what the assistant thought, only what follows must."""
+    return [message for message in messages if message["content"].split(THOUGHT_ENDS)[-1].strip() not in text]
+
+
+def _folded(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The system message before the first user message, in one turn; alone, it is the user's."""
+    system, rest = messages[0], [dict(message) for message in messages[1:]]
+    first = next((index for index, message in enumerate(rest) if message["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": system["content"]}, *rest]
+    rest[first]["content"] = f"{system['content']}\n\n{rest[first]['content']}"
+    return rest
+
+
+def rendered_form(model: Bridge) -> RenderedForm | None:
+    """How this model's chat prompts look; None without a template.
+
+    A template that prints today's date gives another digest tomorrow, and one whose date is an argument does not.
+    """
+    if model.tokenizer is None or not has_template(model):
+        return None
+    arguments = json.loads(json.dumps(template_args(model), default=str))
+    return RenderedForm(sha256(render(model, PROBE)), arguments)
+
+
+# --- text to ids ----------------------------------------------------------------------------------------------------------
 
 
 def encode_prompt(model: Bridge, prompt: Prompt, chat: bool = True) -> list[int]:
-    """Token ids of one prompt, in the chat template with its generation header, with one BOS and never two.
+    """Token ids of one prompt: in the chat template with its generation header, or (`chat=False`, no template) as bare text.
 
-    A tokenizer without a template, or `chat=False`, uses the bare text.
+    A chat prompt has the ids of `apply_chat_template(..., tokenize=True)` of the tokenizer on disk; bare text those of calling
+    it, without a token for the end, and never with two BOS.
 
     Raises:
-        ValueError: no tokenizer; a conversation without a template to render it; an empty prompt.
+        ValueError: no tokenizer; a conversation without a template to render it; a template that refuses or drops a message;
+            an empty prompt.
     """
-    tokenizer = tokenizer_of(model)
-    templated = chat and getattr(tokenizer, "chat_template", None) is not None
-    if not isinstance(prompt, str) and not templated:
-        reason = "chat=False" if not chat else f"the tokenizer of {model_name(model)} has no chat template"
-        raise ValueError(f"a conversation of several messages cannot be rendered: {reason}")
-    text = prompt
-    if templated:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    bos = tokenizer.bos_token_id
-    if bos is not None and _starts_with_bos(model, templated):
-        start = next((i for i, token in enumerate(ids) if token != bos), len(ids))
-        ids = [bos, *ids[start:]]
+    text, templated = _prompt_text(model, prompt, chat)
+    ids = _encode(model, text, templated)
     if not ids:
         raise ValueError("the prompt is empty")
     return ids
 
 
-def _starts_with_bos(model: Bridge, templated: bool) -> bool:
-    """Bare text begins as TransformerLens would have it; a templated text as its tokenizer would."""
-    if not templated and model.cfg.default_prepend_bos:
-        return True
-    return list(tokenizer_of(model)("", add_special_tokens=True)["input_ids"])[:1] == [tokenizer_of(model).bos_token_id]
+def encode_with_responses(
+    model: Bridge,
+    prompt: Prompt,
+    responses: Sequence[str],
+    *,
+    chat: bool = True,
+    max_tokens: int | None = None,
+    append_eos: bool = False,
+) -> Encoded:
+    """A prompt and each of its responses encoded as one text and cut where the prompt's ids end.
+
+    So a response's first token is the one that the model would produce: a SentencePiece vocabulary has another for a word
+    after a line break than for a word alone. Where the two texts merge into one token, the prompt is what all agree on.
+    `append_eos` appends the token that ends a turn in the template, or the end-of-text token.
+
+    Raises:
+        ValueError: as `encode_prompt`.
+    """
+    text, templated = _prompt_text(model, prompt, chat)
+    alone = _encode(model, text, templated)
+    if not alone:
+        raise ValueError("the prompt is empty")
+    together = [_encode(model, text + response, templated) for response in responses]
+    cut = min((_agreement(alone, ids) for ids in together), default=len(alone))
+    end = turn_end(model) if append_eos else None
+    answers = [ids[cut:] if end is None else [*ids[cut:], end] for ids in together]
+    return Encoded(alone[:cut], [answer[:max_tokens] for answer in answers])
 
 
-def encode_response(model: Bridge, response: str, max_tokens: int | None = None, append_eos: bool = False) -> list[int]:
-    """Token ids of a response as it would be generated after the prompt: no BOS, cut at `max_tokens`."""
+def _agreement(prompt: Sequence[int], whole: Sequence[int]) -> int:
+    """How many tokens of a prompt a longer text begins with."""
+    return next(
+        (index for index, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+    )
+
+
+def _prompt_text(model: Bridge, prompt: Prompt, chat: bool) -> tuple[str, bool]:
+    """The text that is encoded, and whether it went through the template."""
+    if chat and has_template(model):
+        return render(model, prompt), True
+    if not isinstance(prompt, str):
+        reason = "chat=False" if not chat else f"the tokenizer of {model_name(model)} has no chat template"
+        raise ValueError(f"a conversation of several messages cannot be rendered: {reason}")
+    return prompt, False
+
+
+def _encode(model: Bridge, text: str, templated: bool) -> list[int]:
+    """Ids of a text; bare text begins as the tokenizer begins a text, and has no token for its end."""
     tokenizer = tokenizer_of(model)
-    ids = list(tokenizer(response, add_special_tokens=False)["input_ids"])
-    if append_eos and (max_tokens is None or len(ids) < max_tokens):
-        ids.append(int(tokenizer.eos_token_id))
-    return ids[:max_tokens]
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if templated:
+        return ids
+    begins = text_prefix(model)
+    while begins and ids[: len(begins)] == begins:
+        ids = ids[len(begins) :]
+    return [*begins, *ids]
 
 
-def decode_response(model: Bridge, ids: Sequence[int]) -> str:
-    return str(tokenizer_of(model).decode(list(ids), skip_special_tokens=True))
-
-
-def token_strings(model: Bridge, ids: Sequence[int]) -> list[str]:
-    """Each token as it reads on its own; what has no text (such as part of a character) by its name in the vocabulary."""
-    tokenizer, texts = tokenizer_of(model), []
-    for token in ids:
-        text = str(tokenizer.decode([token]))
-        if not text or "\ufffd" in text:
-            text = str(tokenizer.convert_ids_to_tokens(int(token)) or f"<{int(token)}>")
-        texts.append(text)
-    return texts
-
-
-def stop_tokens(model: Bridge) -> frozenset[int]:
-    """Tokens that end a response: those of the generation config and the tokenizer's EOS."""
-    config = getattr(model.original_model, "generation_config", None)
-    listed = getattr(config, "eos_token_id", None)
-    ids = listed if isinstance(listed, (list, tuple)) else [listed]
-    return frozenset(int(token) for token in (*ids, tokenizer_of(model).eos_token_id) if token is not None)
-
-
-def tokenizer_of(model: Bridge) -> Any:
-    if model.tokenizer is None:
-        raise ValueError(f"{model_name(model)} was booted without a tokenizer; pass tokenizer=... to load_model")
-    return model.tokenizer
+def text_prefix(model: Bridge) -> list[int]:
+    """The special tokens that the tokenizer on disk puts before a text: BOS, or none."""
+    tokenizer = tokenizer_of(model)
+    plain, full = (list(tokenizer(PROBE, add_special_tokens=special)["input_ids"]) for special in (False, True))
+    starts = range(len(full) - len(plain) + 1)
+    start = next((index for index in starts if full[index : index + len(plain)] == plain), 0)
+    return full[:start]
 
 
 def prefix_length(model: Bridge) -> int:
@@ -85,6 +194,85 @@ def prefix_length(model: Bridge) -> int:
     The first token, BOS or not, takes in attention that has nowhere to go, and its residual stream is far larger than any
     other: it would decide a mean.
     """
-    pairs = zip(encode_prompt(model, "1"), encode_prompt(model, "2"), strict=False)
-    shared = next((index for index, (a, b) in enumerate(pairs) if a != b), 0)
+    first, second = encode_prompt(model, "1"), encode_prompt(model, "2")
+    shared = next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
     return max(1, shared)
+
+
+# --- where a response ends, and what it says ------------------------------------------------------------------------------
+
+
+def turn_end(model: Bridge) -> int | None:
+    """The token that ends the assistant's turn in the template, else the tokenizer's end-of-text token, else None."""
+    tokenizer = tokenizer_of(model)
+    if has_template(model):
+        conversation = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PROBE}]
+        text, refusal = _apply_whole(model, conversation)
+        after = "" if refusal is not None or PROBE not in text else text.rsplit(PROBE, 1)[1]
+        ids = list(tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"])
+        if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
+            return int(ids[0])
+    return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
+
+def _apply_whole(model: Bridge, messages: Sequence[Mapping[str, str]]) -> tuple[str, Exception | None]:
+    try:
+        return tokenizer_of(model).apply_chat_template(messages, tokenize=False, **template_args(model)), None
+    except Exception as error:  # as in _apply
+        return "", error
+
+
+def stop_tokens(model: Bridge, stop: Sequence[str | int] = (), chat: bool = True) -> frozenset[int]:
+    """Tokens that end a response: of the generation config, the tokenizer's EOS, the template's end of turn, and `stop`.
+
+    Raises:
+        ValueError: a text in `stop` that is not exactly one token of the vocabulary, or an id that is outside of it.
+    """
+    tokenizer = tokenizer_of(model)
+    config = getattr(model.original_model, "generation_config", None)
+    listed = getattr(config, "eos_token_id", None)
+    ids = [*(listed if isinstance(listed, (list, tuple)) else [listed]), tokenizer.eos_token_id]
+    ids.append(turn_end(model) if chat else None)
+    return frozenset(int(token) for token in ids if token is not None) | {_stop_id(model, text) for text in stop}
+
+
+def _stop_id(model: Bridge, stop: str | int) -> int:
+    tokenizer = tokenizer_of(model)
+    if isinstance(stop, str):
+        ids = list(tokenizer(stop, add_special_tokens=False)["input_ids"])
+        if len(ids) != 1:
+            raise ValueError(f"stop {stop!r} is {len(ids)} tokens of {model_name(model)}: give one that is a token, or its id")
+        return int(ids[0])
+    if isinstance(stop, bool) or not 0 <= stop < len(tokenizer):
+        raise ValueError(f"stop {stop!r} is no token of {model_name(model)}: ids go from 0 to {len(tokenizer) - 1}")
+    return int(stop)
+
+
+def decode_response(model: Bridge, ids: Sequence[int]) -> str:
+    """The response's text without special tokens: of a model that reasons first, only what comes after its reasoning.
+
+    With channels (gpt-oss) that is the final channel, with `<think>` blocks what follows the last one; "" if the answer was
+    not begun.
+    """
+    tokenizer = tokenizer_of(model)
+    ids = [int(token) for token in ids]
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    if CHANNEL in template:
+        ids = _final_channel(tokenizer, ids)
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    if THOUGHT_BEGINS not in template and THOUGHT_ENDS not in template:
+        return text
+    if THOUGHT_ENDS in text:
+        return text.rsplit(THOUGHT_ENDS, 1)[1].lstrip()
+    open_from_the_start = render(model, PROBE).rstrip().endswith(THOUGHT_BEGINS)
+    return "" if open_from_the_start or text.lstrip().startswith(THOUGHT_BEGINS) else text
+
+
+def _final_channel(tokenizer: Any, ids: list[int]) -> list[int]:
+    """What follows the header of the final channel; all of it where there is no channel at all."""
+    header = list(tokenizer(FINAL_CHANNEL, add_special_tokens=False)["input_ids"])
+    for start in range(len(ids) - len(header), -1, -1):
+        if ids[start : start + len(header)] == header:
+            return ids[start + len(header) :]
+    opening = header[0]
+    return [] if opening in ids else ids

@@ -1,5 +1,6 @@
 """Forward passes: padding, hooks of one pass, what a pass is told about its prompts."""
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bridge import Bridge, HookFunction, Hooks, device
-from .chat import tokenizer_of
+from .support import counts_from_zero
+from .tokenizer import tokenizer_of
 
 
 class Padded(NamedTuple):
@@ -24,7 +26,9 @@ class Padded(NamedTuple):
 def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     """Pad rows of token ids on one side, on the model's device."""
     width = max(map(len, rows))
-    fill = tokenizer_of(model).pad_token_id or 0
+    fill = tokenizer_of(model).pad_token_id
+    if fill is None or not 0 <= fill < model.cfg.d_vocab:  # masked, so any token the embedding has will do
+        fill = 0
     tokens = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for index, row in enumerate(rows):
@@ -34,12 +38,25 @@ def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     return Padded(tokens.to(device(model)), mask.to(device(model)))
 
 
+_locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
+_making_a_lock = threading.Lock()
+
+
+@contextmanager
+def exclusive(model: Bridge) -> Iterator[None]:
+    """One thread at a time: steerlens's own passes on a model wait for one another, whose hooks would act on both."""
+    with _making_a_lock:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock:
+        yield
+
+
 def forward(
     model: Bridge, padded: Padded, hooks: Hooks = (), *, keep: int | None = None
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """Logits of the last `keep` positions (all if None), with hooks on for this pass."""
     extra = {} if keep is None else {"logits_to_keep": keep}
-    with model.hooks(fwd_hooks=list(hooks)):
+    with exclusive(model), model.hooks(fwd_hooks=list(hooks)):
         return model(padded.tokens, attention_mask=padded.mask, use_cache=False, **extra)
 
 
@@ -59,7 +76,9 @@ def forward_cached(
     model: Bridge, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total"], cache: Any
 ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
     """Logits of the last position, and the KV cache to give back with the next tokens. `cache=None` starts one."""
-    kwargs = {"use_cache": True} if cache is None else {"past_key_values": cache}
+    kwargs: dict[str, Any] = {"use_cache": True} if cache is None else {"past_key_values": cache}
+    if counts_from_zero(model):
+        kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
     logits, cache = model(tokens, attention_mask=mask, logits_to_keep=1, return_type="logits_and_cache", **kwargs)
     return logits[:, -1], cache
 

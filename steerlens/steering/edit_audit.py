@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..model.bridge import Bridge
-from ..model.chat import token_strings
+from ..model.chat import stop_tokens
+from ..model.tokenizer import token_strings
 from .generation import as_prompts, decode, prepare
 from .hooks import Edit, PerPrompt, Recorder, Steer
 from .prompt_tracking import PassTracker
@@ -87,9 +88,9 @@ def audit(
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, steer, max_new_tokens, chat)
     seen: list[EditedToken] = []
-    responses = decode(
-        model, rows, edits, [None] * len(rows), max_new_tokens, 0.0, use_cache=use_cache, record=_recorder_into(seen)
-    )
+    stops, recorder = stop_tokens(model, chat=chat), _recorder_into(seen)
+    greedy = [None] * len(rows)
+    responses = decode(model, rows, edits, greedy, max_new_tokens, 0.0, stops=stops, use_cache=use_cache, record=recorder)
     texts = [token_strings(model, [*row, *response]) for row, response in zip(rows, responses, strict=True)]
     edited = [replace(edit, token=texts[edit.row][edit.index]) for edit in seen if edit.index < len(texts[edit.row])]
     return Audit(tuple(edited), tuple(map(tuple, texts)), tuple(map(len, rows)))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..model.bridge import Bridge
+from ..model.support import forward_parameters
 
 
 class PassInput(NamedTuple):
@@ -37,13 +38,14 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
         ValueError: the attention mask has a form from which padding cannot be read.
     """
 
+    inner = model.original_model
+
     def before(_module: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
-        begin(_read_pass(args, kwargs))
+        begin(_read_pass(_by_name(inner, args, kwargs)))
 
     def after(_module: Any, _args: tuple, output: Any) -> None:
         end(getattr(output, "past_key_values", None))
 
-    inner = model.original_model
     handles = [inner.register_forward_pre_hook(before, with_kwargs=True)]
     try:
         handles.append(inner.register_forward_hook(after, always_call=True))
@@ -53,10 +55,16 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
             handle.remove()
 
 
-def _read_pass(args: tuple, kwargs: Mapping[str, Any]) -> PassInput:
+def _by_name(inner: Any, args: tuple, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All arguments of a pass by their names, also those that were given by position."""
+    names = forward_parameters(type(inner))
+    if len(args) > len(names):
+        raise ValueError(f"a pass was given {len(args)} arguments by position, the model takes {len(names)}: give them by name")
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _read_pass(kwargs: Mapping[str, Any]) -> PassInput:
     tokens = kwargs.get("input_ids")
-    if tokens is None and args and isinstance(args[0], Tensor):
-        tokens = args[0]
     given = tokens if tokens is not None else kwargs.get("inputs_embeds")
     if given is None:
         raise ValueError("the model was called without input_ids and inputs_embeds, so its tokens cannot be told")
@@ -93,6 +101,12 @@ def enclosing_generation(model: Bridge) -> Any:
             outermost = frame  # keep going: bridge.hf_generate calls the model's own generate
         frame = frame.f_back
     return outermost
+
+
+def chunked(generation: Any) -> bool:
+    """Whether a running `generate` call feeds the prompt in pieces, of which the first looks like all of it."""
+    settings = None if generation is None else generation.f_locals.get("generation_config")
+    return getattr(settings, "prefill_chunk_size", None) is not None
 
 
 def _plain_function(method: Any) -> Any:

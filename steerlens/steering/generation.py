@@ -1,7 +1,8 @@
 """Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,9 +11,12 @@ from tqdm import tqdm
 
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
-from ..model.bridge import Bridge, check_model
+from ..model.bridge import Bridge, check_model, model_name
 from ..model.chat import decode_response, encode_prompt, stop_tokens
-from ..model.forward import announced, forward_cached, frozen, pad
+from ..model.forward import announced, exclusive, forward_cached, frozen, pad
+from ..model.numbers import NotFiniteError, not_numbers
+from ..model.support import check_cache, rotary_limit
+from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
 from .hooks import (
@@ -41,20 +45,25 @@ def generate(
     seed: int | Sequence[int] = 0,
     chat: bool = True,
     batch_size: int = 16,
+    stop: str | int | Sequence[str | int] = (),
+    template_args: Mapping[str, Any] | None = None,
     use_cache: bool = True,
     progress: bool = False,
 ) -> list[str]:
-    """Responses to prompts, without the prompts.
+    """Responses to prompts, without the prompts; of a model that reasons first, without its reasoning.
 
     Args:
         prompts: texts (one user turn each) or conversations; a single one is taken as a list of one.
         steer: a vector, several applied together, a `SteeringPrompt`, `PerPrompt([...])`, or None.
-        max_new_tokens: length limit; a response ends earlier at an end-of-turn or end-of-text token.
+        max_new_tokens: length limit; a response ends earlier at an end-of-text token, or at the token that ends a
+            turn in the chat template.
         temperature: of plain sampling from the whole distribution; 0 = greedy.
         seed: of the batch, from which each prompt gets its own (see `row_seeds`), or one seed per prompt. A row sampled
             alone with its own seed is the same as in the batch.
         chat: put prompts into the model's chat template; False = bare text.
         batch_size: prompts per forward pass.
+        stop: further tokens that end a response, as text (exactly one token) or id.
+        template_args: arguments of the chat template for this call, besides those the model was loaded with.
         use_cache: False recomputes every token's past; slower, for checking.
         progress: show a progress bar.
 
@@ -62,7 +71,9 @@ def generate(
         One text per prompt, in order.
 
     Raises:
-        ValueError: nothing to do, settings out of range, a vector that does not fit, or a prompt too long for the context.
+        ValueError: nothing to do, settings out of range, a vector that does not fit, a prompt too long for the context, or
+            one that the chat template refuses or drops.
+        NotFiniteError: the model's logits are not numbers (an edit that overflows the dtype, for example).
     """
     batch = as_prompts(prompts)
     check_batch_size(batch_size)
@@ -70,14 +81,18 @@ def generate(
         raise ValueError(f"temperature {temperature} must be at least 0")
     seeds = prompt_seeds(seed, len(batch))
     batch, acting = with_steering_prompts(batch, steer)
-    rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
     texts: list[str] = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
-        part = slice(start, start + batch_size)
-        generators = [torch.Generator().manual_seed(row_seed) for row_seed in seeds[part]]
-        edits = _edits(PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting)
-        responses = decode(model, rows[part], edits, generators, max_new_tokens, temperature, use_cache=use_cache)
-        texts += [decode_response(model, response) for response in responses]
+    with templated(model, template_args):
+        rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
+        stops = stop_tokens(model, [stop] if isinstance(stop, (str, int)) else stop, chat)
+        for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
+            part = slice(start, start + batch_size)
+            generators = [torch.Generator().manual_seed(row_seed) for row_seed in seeds[part]]
+            edits = _edits(PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting)
+            responses = decode(
+                model, rows[part], edits, generators, max_new_tokens, temperature, stops=stops, use_cache=use_cache
+            )
+            texts += [decode_response(model, response) for response in responses]
     return texts
 
 
@@ -129,7 +144,20 @@ def prepare(
     for number, row in enumerate(rows):
         beginning = f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds"
         check_context(model, len(row) + max_new_tokens, beginning, "shorten it or lower max_new_tokens")
+    _check_rotary_side(model, [len(row) for row in rows], max_new_tokens)
     return rows, _edits(steer)
+
+
+def _check_rotary_side(model: Bridge, lengths: Sequence[int], new: int) -> None:
+    """Refuse rows on both sides of the length at which rotary scaling switches for the whole batch, and those that cross."""
+    limit = rotary_limit(model)
+    if limit is None or max(lengths) + new <= limit or min(lengths) > limit:
+        return
+    row = next(index for index, length in enumerate(lengths) if length <= limit)
+    raise ValueError(
+        f"prompt {row} has {lengths[row]} tokens, and the rotary scaling of {model_name(model)} switches at {limit} for the "
+        "whole batch: give prompts of one side alone, and fewer new tokens so that none crosses"
+    )
 
 
 def _edits(steer: Steer | PerPrompt) -> list[Edit]:
@@ -144,21 +172,31 @@ def decode(
     max_new_tokens: int,
     temperature: int | float,
     *,
+    stops: Collection[int] | None = None,
     use_cache: bool = True,
     record: Recorder | None = None,
 ) -> list[list[int]]:
-    """Token ids of the responses to one batch of rows, without the token that ended them."""
+    """Token ids of the responses to one batch of rows, without the token that ended them (`stops`; None = the model's own).
+
+    Raises:
+        NotFiniteError: logits of a row that has not ended are not numbers.
+    """
     tokens, mask = pad(model, rows, "left")
-    stops = torch.tensor(sorted(stop_tokens(model)), device=tokens.device)
+    ends = torch.tensor(sorted(stop_tokens(model) if stops is None else stops), device=tokens.device)
     alive = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
     produced: list[Tensor] = []
     new, cache = tokens, None
     lengths = torch.tensor([len(row) for row in rows])
-    with _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
-        for _ in range(max_new_tokens):
+    if use_cache:
+        check_cache(model)
+    with exclusive(model), _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
+        for step in range(max_new_tokens):
             logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
-            chosen = _choose(logits, generators, temperature)
-            alive = alive & ~torch.isin(chosen, stops)
+            unusable = not_numbers(logits)
+            if bool((unusable & alive).any()):
+                raise NotFiniteError(_overflow(step, int((unusable & alive).nonzero()[0]), edits, model))
+            chosen = _choose(logits.masked_fill(unusable[:, None], 0), generators, temperature)
+            alive = alive & ~torch.isin(chosen, ends)
             produced.append(torch.where(alive, chosen, -1))
             if not bool(alive.any()):
                 break
@@ -167,6 +205,14 @@ def decode(
             new = chosen[:, None] if use_cache else tokens
     columns = torch.stack(produced, dim=1).tolist()
     return [[token for token in row if token >= 0] for row in columns]
+
+
+def _overflow(step: int, row: int, edits: Sequence[Edit], model: Bridge) -> str:
+    where = ", ".join(map(str, sorted({edit.layer for edit in edits})))
+    cause = f"the edit after layer {where} is too large for" if edits else "the model overflows"
+    kind = str(model.cfg.dtype).removeprefix("torch.")
+    remedy = "lower the factor, or load the model in bfloat16 or float32" if edits else "load it in bfloat16 or float32"
+    return f"logits that are not numbers at token {step} of row {row} of the batch: {cause} {kind}: {remedy}"
 
 
 def _choose(

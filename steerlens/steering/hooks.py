@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..interventions import Weights, edit_tokens, stack
 from ..model.batches import Batch
-from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, identity, model_name
+from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
+from ..model.identity import weight_processing
 from ..positions import PositionFunction, position_mask
 from ..vector import SteeringVector
 from .forward_inputs import watch_passes
@@ -99,7 +100,7 @@ def check_fits(model: Bridge, sv: SteeringVector) -> None:
             f"direction has {sv.d_model} entries, the residual stream of {model_name(model)} has {d_model(model)}{origin}"
         )
     check_layer(model, sv.layer)
-    made_with, here = sv.provenance.get("weight_processing"), identity(model)["weight_processing"]
+    made_with, here = sv.provenance.get("weight_processing"), weight_processing(model)
     if made_with is not None and made_with != here:
         raise ValueError(
             f"the vector was made on {made_with} weights, this model has {here}: its residual stream has other coordinates"

@@ -1,9 +1,21 @@
 """Which tokens of a forward pass are prompt and which are response: prefill told from decoding, row by row.
 
-The prompt of a sequence is what its first forward pass holds, padding excluded; later passes of the same generation
-decode. In a plain pass over prompt and response the caller gives the prompt lengths. What cannot be told is refused.
+The rule. In order:
+
+1. steerlens's own running pass says how long each prompt is, or the caller of `steer` does (`prompt_lengths`).
+2. A pass with nothing cached begins new sequences: all its real tokens are prompt. But it goes on with the sequences before it
+   if it is one token longer and in the same call of `generate`; outside of one, a pass that begins with all tokens of the
+   pass before it is refused, since it may be a loop without a cache or another prompt.
+3. A pass with a cache decodes, if the cache is the one the last pass left, of the same rows and length, in the same call, and
+   the pass adds one token. Everything else is refused: pieces of a prompt, a cache from elsewhere, several tokens at once.
+4. A pass in another thread or task than that of its `steer` block is refused.
+
+The class of the cache does not matter, as long as it tells how many tokens it holds; a model whose state does not tell is
+refused when it is first asked to generate with it (`model/support.py`).
 """
 
+import asyncio
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +24,23 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..model.bridge import Bridge
+from ..model.bridge import Bridge, model_name
 from ..model.forward import announced_lengths
 from ..positions import PositionFunction, edits_response, position_mask, prompt_tokens, token_index
-from .forward_inputs import PassInput, enclosing_generation, padding_without_mask
+from .forward_inputs import PassInput, chunked, enclosing_generation, padding_without_mask
 
 
 class SteeringError(RuntimeError):
     """It cannot be told which tokens to edit, so nothing is generated that might be wrong."""
+
+
+def running() -> tuple[int, int | None]:
+    """The thread and, in an event loop, the task that is running now."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop
+        task = None
+    return threading.get_ident(), None if task is None else id(task)
 
 
 class PassTracker:
@@ -38,6 +59,8 @@ class PassTracker:
         self._total = 0  # tokens (with padding) in the last pass and its cache
         self._cache: weakref.ref[Any] | None = None
         self._generation: Any = None  # frame of the generate call that the sequences belong to
+        self._tokens: Tensor | None = None  # of the last pass that began with nothing cached
+        self._owner = running()
         self._masks: dict[Any, Bool[Tensor, "batch length"]] = {}
         self.current: PassInput | None = None
         self.phase = "prefill"
@@ -46,10 +69,15 @@ class PassTracker:
         """Take in the next pass.
 
         Raises:
-            SteeringError: the pass continues a cache of unknown origin.
+            SteeringError: the pass continues a cache of unknown origin, or runs in another thread or task than the block.
             ValueError: the prompt lengths do not fit its rows, or padding cannot be told.
         """
         self._masks = {}
+        if running() != self._owner:
+            raise SteeringError(
+                f"a pass of {model_name(self._model)} runs in another thread or task than the steering block that is open on "
+                "it: enter the block in that thread, or load a model for each"
+            )
         if given.token_mask is None:
             given = given._replace(token_mask=self._assume_mask(given))
         assert given.token_mask is not None
@@ -114,10 +142,24 @@ class PassTracker:
     def _begin_sequence(self, given: PassInput, tokens: Bool[Tensor, "batch total"]) -> None:
         """A pass without anything cached: a new prompt, unless the same uncached generation goes on."""
         generation = enclosing_generation(self._model)
+        if chunked(generation):
+            raise SteeringError("prefill_chunk_size feeds the prompt in pieces, so its end cannot be told: leave it out")
         goes_on = generation is not None and generation is self._generation and given.length == self._total + 1
-        self._generation = generation
+        if generation is None and self._generation is None and self._begins_with_the_last(given):
+            raise SteeringError(
+                "this pass begins with all tokens of the pass before it: it may be the next step of a loop or another prompt; "
+                "pass prompt_lengths to steer, or open a block for each"
+            )
+        self._generation, self._tokens = generation, given.tokens
         if not (goes_on and self._lengths is not None and len(self._lengths) == given.batch):
             self._lengths = tokens.sum(-1).to("cpu")
+
+    def _begins_with_the_last(self, given: PassInput) -> bool:
+        """Whether each row is a row of the last uncached pass with more tokens behind."""
+        last, now = self._tokens, given.tokens
+        if last is None or now is None or last.shape[0] != now.shape[0] or last.shape[1] >= now.shape[1]:
+            return False
+        return bool((now[:, : last.shape[1]].to(last.device) == last).all())
 
     def _check_continuation(self, given: PassInput) -> None:
         """Tokens after a cache: the next decoding step of the sequences that were begun here, or refused."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, model_name
-from ..model.chat import encode_response
+from ..model.chat import encode_with_responses, stop_tokens
 from ..model.forward import announced, forward, frozen, reading_hooks
 from ..vector import SteeringVector
 from .generation import as_prompts, decode, prepare
@@ -53,12 +53,13 @@ def encode(
         answers: list[list[int]] = []
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0)
+            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stop_tokens(model, chat=chat))
     else:
         texts = [responses] if isinstance(responses, str) else list(responses)
         if len(texts) != len(rows):
             raise ValueError(f"{len(texts)} responses for {len(rows)} prompts: give one per prompt")
-        answers = [encode_response(model, text) for text in texts]
+        encoded = [encode_with_responses(model, prompt, [text], chat=chat) for prompt, text in zip(batch, texts, strict=True)]
+        rows, answers = [pair.prompt for pair in encoded], [pair.responses[0] for pair in encoded]
     examples = [EncodedExample(tuple(p), tuple(r)) for p, r in zip(rows, answers, strict=True)]
     for number, example in enumerate(examples):
         beginning = f"prompt {number} and its response have {example.length} tokens and exceed"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..judges.base import Judge
-from ..model.bridge import Bridge, load_model
+from ..model.bridge import Bridge
+from ..model.loading import load_model
 from .cell import SCHEMA, Cell, Job, Result, failure, run_cell
 from .grid import check_settings
 from .run_folder import of_model

@@ -19,15 +19,17 @@ from typing import Any
 from ..data import plain_prompt
 from ..files import PACKAGE
 from ..judges.base import Judge, judge_identity
-from ..model.bridge import Bridge, identity, weights_hash
+from ..model.bridge import Bridge
+from ..model.identity import identity, weights_hash
 from ..reproducibility import json_digest, sha256, software_versions
 from ..run_folder import MANIFEST, ManifestError, RunFolder, changes
 from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "positions", "interventions", "intervals", "scores", "data", "vector",
-    "model.bridge", "model.chat", "model.forward", "model.batches",
+    "files", "reproducibility", "tables", "positions", "interventions", "intervals", "scores", "result", "data", "vector",
+    "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers", "model.forward",
+    "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
     "training.scaling", "training.objectives", "training.logprobs", "training.callbacks", "training.parameters",
     "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",

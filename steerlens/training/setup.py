@@ -10,8 +10,9 @@ import torch
 from ..data import SteeringData
 from ..interventions import REFT, intervention
 from ..model.batches import EncodedExample, encode_data
-from ..model.bridge import Bridge, check_layer, check_model, d_model, device, identity, model_name
+from ..model.bridge import Bridge, check_layer, check_model, d_model, device, model_name
 from ..model.forward import frozen
+from ..model.identity import identity
 from ..positions import PositionFunction, canonical_positions
 from ..reproducibility import generator_for, software_versions
 from ..steering.hooks import check_fits

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tiny import Bench
 
-from steerlens.model.bridge import identity
-from steerlens.model.chat import decode_response, encode_prompt, encode_response, stop_tokens, token_strings
+from steerlens.model.chat import decode_response, encode_prompt, encode_with_responses, stop_tokens
 from steerlens.model.forward import pad
+from steerlens.model.identity import identity
+from steerlens.model.tokenizer import token_strings
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "Go"}]
 TURN = "<start_of_turn>user\nHi<end_of_turn>\n"
@@ -51,20 +52,31 @@ def test_prompts_that_cannot_be_encoded(benches: Callable[..., Bench]) -> None:
         encode_prompt(benches("qwen2").model, "", chat=False)
 
 
+def answer(model: Any, text: str, **options: Any) -> list[int]:
+    return encode_with_responses(model, "Hi", [text], **options).responses[0]
+
+
 def test_responses(model: Any) -> None:
-    ids = encode_response(model, "Yes!")
+    """The template's end of turn ends a response in training."""
+    ids = answer(model, "Yes!")
     assert model.tokenizer.decode(ids) == "Yes!" and decode_response(model, ids) == "Yes!"
-    assert encode_response(model, "Yes!", max_tokens=2) == ids[:2]
-    eos = model.tokenizer.eos_token_id
-    assert encode_response(model, "Yes!", append_eos=True) == [*ids, eos]
-    assert encode_response(model, "Yes!", max_tokens=4, append_eos=True) == ids
-    assert encode_response(model, "Yes!", max_tokens=5, append_eos=True) == [*ids, eos]
+    assert answer(model, "Yes!", max_tokens=2) == ids[:2]
+    end = model.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert answer(model, "Yes!", append_eos=True) == [*ids, end]
+    assert answer(model, "Yes!", max_tokens=4, append_eos=True) == ids
+    assert answer(model, "Yes!", max_tokens=5, append_eos=True) == [*ids, end]
 
 
 def test_stop_tokens(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stop_tokens(model) == {2}
-    monkeypatch.setattr(model.original_model.generation_config, "eos_token_id", [2, 5])
+    """Of the generation config, the tokenizer and the template, which ends a turn with token 5."""
+    assert stop_tokens(model, chat=False) == {2}
     assert stop_tokens(model) == {2, 5}
+    monkeypatch.setattr(model.original_model.generation_config, "eos_token_id", [2, 9])
+    assert stop_tokens(model) == {2, 5, 9}
+    assert stop_tokens(model, ["A", 7], chat=False) == {2, 9, 7, 40}
+    for wrong in ("two", 10**6, -1):
+        with pytest.raises(ValueError, match="stop"):
+            stop_tokens(model, [wrong])
 
 
 def test_padding(model: Any) -> None:

@@ -26,7 +26,7 @@ def expected_texts(bench: Bench, prompts: Sequence[str], rows: Sequence[Sequence
     texts = []
     for prompt, vectors in zip(prompts, rows, strict=True):
         ids = encode_prompt(bench.model, prompt, chat=False)
-        response = bench.oracle.greedy(ids, NEW, set(stop_tokens(bench.model)), vectors)
+        response = bench.oracle.greedy(ids, NEW, set(stop_tokens(bench.model, chat=False)), vectors)
         texts.append(bench.model.tokenizer.decode(response, skip_special_tokens=True))
     return texts
 

@@ -105,12 +105,22 @@ def test_a_hand_written_cached_loop_agrees_with_the_oracle(bench: Bench, make_ve
         torch.testing.assert_close(torch.cat(steps), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_growing_prefixes_are_prompts_each(bench: Bench, make_vector: Callable[..., Any]) -> None:
-    """A plain loop in one block: nothing says that one pass continues another, so each is a prompt of its own."""
+@pytest.mark.parametrize("more", [1, 2, 5])
+def test_a_loop_without_a_cache_is_refused(bench: Bench, make_vector: Callable[..., Any], more: int) -> None:
+    """A pass that goes on from the last one may be its next step or another prompt; told apart, both are right."""
     sv = make_vector(positions="p2+s2")
     with steerlens.steer(bench.model, sv):
-        for n in range(3, 12):
-            expected = bench.oracle.logits(IDS[:n], n, [sv])
+        bench.model(tokens(IDS[:5]))
+        with pytest.raises(SteeringError, match=r"begins with all tokens of the pass before it.*prompt_lengths"):
+            bench.model(tokens(IDS[: 5 + more]))
+    for n in (5, 5 + more):
+        with steerlens.steer(bench.model, sv):
+            torch.testing.assert_close(
+                bench.model(tokens(IDS[:n]))[0], bench.oracle.logits(IDS[:n], n, [sv]), rtol=1e-3, atol=1e-3
+            )
+    with steerlens.steer(bench.model, sv, prompt_lengths=[5]):
+        for n in (5, 5 + more):
+            expected = bench.oracle.logits(IDS[:n], 5, [sv])
             torch.testing.assert_close(bench.model(tokens(IDS[:n]))[0], expected, rtol=1e-3, atol=1e-3)
 
 

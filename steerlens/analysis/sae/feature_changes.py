@@ -14,8 +14,9 @@ from torch import Tensor
 from ...data import Prompt
 from ...intervals import estimate
 from ...model.batches import Batch
-from ...model.bridge import Bridge, d_model, hook_name, identity
-from ...model.chat import token_strings
+from ...model.bridge import Bridge, d_model, hook_name
+from ...model.identity import identity
+from ...model.tokenizer import token_strings
 from ...result import Result
 from ...steering.generation import as_prompts
 from ...steering.hooks import Steer, as_list, check_fits

@@ -15,7 +15,8 @@ from ...data import Prompt
 from ...intervals import Estimate, estimate
 from ...interventions import REFT
 from ...model.batches import Batch, EncodedExample
-from ...model.bridge import Bridge, identity
+from ...model.bridge import Bridge
+from ...model.identity import identity
 from ...result import Result
 from ...steering.hooks import check_fits
 from ...steering.recording import batches, check_effect, divergence, encode, noise, record

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from ...judges.base import Judge, check_judge, judge_identity
 from ...model.batches import check_batch_size
-from ...model.bridge import Bridge, check_model, identity, weights_hash
+from ...model.bridge import Bridge, check_model
+from ...model.identity import identity, weights_hash
 from ...reproducibility import derived_seed
 from ...run_folder import RunFolder
 from ...steering.generation import prepare, with_steering_prompts

@@ -8,8 +8,10 @@ import torch
 
 from ...model.batches import EncodedExample, collate
 from ...model.bridge import Bridge, context_length, model_name
-from ...model.chat import decode_response, encode_prompt, encode_response
+from ...model.chat import decode_response, render, stop_tokens
 from ...model.forward import frozen
+from ...model.numbers import NotFiniteError, not_numbers
+from ...model.tokenizer import tokenizer_of
 from ...reproducibility import row_seeds
 from ...steering.generation import decode, with_steering_prompts
 from ...steering.hooks import edits_for_all
@@ -50,49 +52,30 @@ class Runner(NamedTuple):
         if last is not None and self.prompts:
             (asked,), _ = with_steering_prompts([changed[last]["content"]], self.prompts)
             changed[last]["content"] = str(asked)
-        extra = {} if add_generation_prompt else {"continue_final_message": True}
-        extra |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        described = changed[0]["content"] if changed and changed[0]["role"] == "system" else ""
-        try:
-            text = self.model.tokenizer.apply_chat_template(changed, **extra)
-        except Exception:  # each template refuses the role in its own words
-            if not described:
-                raise
-            text = ""
-        if described.strip() in text:
-            return text
-        return self.model.tokenizer.apply_chat_template(_without_system(changed), **extra)
+        return render(self.model, changed, add_generation_prompt=add_generation_prompt)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a context: with a BOS where a prompt of `generate` has one, and never two."""
+        """Token ids of a context, as the harness's own models have them: a template's text has its BOS already."""
         if not self.chat:
             (asked,), _ = with_steering_prompts([text], self.prompts)
-            return encode_prompt(self.model, asked, chat=False)
-        ids = list(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
-        bos = self.model.tokenizer.bos_token_id
-        start = next((index for index, token in enumerate(ids) if token != bos), len(ids))
-        begins = encode_prompt(self.model, "x")[0] == bos  # as every templated prompt of this model does, or not
-        return [*([bos] if begins and bos is not None else []), *ids[start:]]
+            text = str(asked)
+        tokenizer = tokenizer_of(self.model)
+        begun = text.startswith(tokenizer.decode(self.prefix))
+        return list(tokenizer.encode(text, **({"add_special_tokens": False} if begun else {})))
 
     def pair(self, context: str, continuation: str) -> EncodedExample:
-        """Prompt and response of a likelihood."""
+        """Prompt and response of a likelihood: encoded together and cut where the context's tokens end, as the harness does."""
         if not context:
-            context_ids = [self.prefix]
-        elif self.chat:
-            context_ids = self.encode(context)
-        else:
-            bare = context.rstrip()  # as the harness: a space belongs to the word after it
-            continuation, context = context[len(bare) :] + continuation, bare
-            context_ids = self.encode(context)
-            whole = self.encode(context + continuation)
-            if whole[: len(context_ids)] == context_ids:
-                return EncodedExample(tuple(context_ids), tuple(whole[len(context_ids) :]))
-        return EncodedExample(tuple(context_ids), tuple(encode_response(self.model, continuation)))
+            ids = tokenizer_of(self.model)(continuation, add_special_tokens=False)["input_ids"]
+            return EncodedExample((self.prefix,), tuple(ids))
+        bare = context.rstrip()  # a space belongs to the word after it
+        prompt, whole = self.encode(bare), self.encode(bare + context[len(bare) :] + continuation)
+        return EncodedExample(tuple(prompt), tuple(whole[len(prompt) :]))
 
     @property
     def prefix(self) -> int:
         """What stands before a text without a context: BOS, or EOS where there is none."""
-        tokenizer = self.model.tokenizer
+        tokenizer = tokenizer_of(self.model)
         return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
     def check_length(self, row: EncodedExample, new: int = 0) -> None:
@@ -116,6 +99,11 @@ class Runner(NamedTuple):
         batch = collate(self.model, rows)
         with torch.no_grad(), frozen(self.model):
             logits = response_logits(self.model, batch, self.vectors)
+        if bool(not_numbers(logits).any()):
+            raise NotFiniteError(
+                f"{model_name(self.model)} gives logits that are not numbers: lower the factor, or load the model in "
+                "bfloat16 or float32"
+            )
         targets = batch.tokens[batch.response_mask]
         chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
         best = logits.argmax(-1) == targets
@@ -128,16 +116,16 @@ class Runner(NamedTuple):
         for row in rows:
             self.check_length(EncodedExample(tuple(row), ()), new)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        ids = decode(self.model, rows, edits_for_all(self.vectors), generators, new, temperature)
+        ids = decode(
+            self.model,
+            rows,
+            edits_for_all(self.vectors),
+            generators,
+            new,
+            temperature,
+            stops=stop_tokens(self.model, chat=self.chat),
+        )
         return [decode_response(self.model, response) for response in ids]
-
-
-def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The system's message put before the first one of the user, for templates that have no place for it or leave it out."""
-    system, *others = map(dict, messages)
-    if not others or others[0]["role"] != "user":
-        raise ValueError("the chat template has no place for the task's description: use chat=False, or a task without one")
-    return [{**others[0], "content": f"{system['content'].rstrip()}\n\n{others[0]['content']}"}, *others[1:]]
 
 
 class Wanted(NamedTuple):
@@ -180,7 +168,7 @@ def _rolling(runner: Runner, text: str) -> float:
         raise ValueError(
             "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
         )
-    tokens = encode_response(runner.model, text)
+    tokens = runner.encode(text)
     limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
     windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
     rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]

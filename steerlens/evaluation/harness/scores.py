@@ -13,6 +13,7 @@ import pandas as pd
 
 from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model
+from ...model.tokenizer import has_template
 from ...result import Result
 from ...steering.hooks import PerPrompt, SteerText, as_list, check_fits
 from ...steering.steering_prompt import SteeringPrompt
@@ -119,7 +120,7 @@ def harness_scores(
         check_fits(model, vector)
     asked = [part for part in listed if isinstance(part, SteeringPrompt)]
     loaded = _load(tasks, include_path, num_fewshot, seed)
-    runner = Runner(model, vectors, asked, chat and getattr(model.tokenizer, "chat_template", None) is not None, batch_size)
+    runner = Runner(model, vectors, asked, chat and has_template(model), batch_size)
     from lm_eval.evaluator import evaluate
 
     settings = {"limit": limit, "bootstrap_iters": 1000, "log_samples": True}

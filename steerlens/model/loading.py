@@ -1,0 +1,200 @@
+"""Loading a model by hub name, folder or GGUF file: what cannot be steered is refused before any weight is read."""
+
+import copy
+import importlib.util
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..files import TERRARIUM_WEIGHTS
+from .bridge import Bridge
+from .tokenizer import remember
+
+REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
+"""A name on the hub: `owner/model`, or an old name without an owner."""
+GGUF_FILES = ".gguf"
+
+
+class Source(NamedTuple):
+    """Where a model's files are."""
+
+    path: str
+    """A folder, or a name on the hub."""
+    gguf_file: str | None
+    """The file in it, if it is in the GGUF format."""
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    gguf_file: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    **boot: Any,
+) -> Bridge:
+    """Boot a TransformerLens bridge with raw Hugging Face weights.
+
+    Args:
+        name_or_path: a hub name ("google/gemma-2-2b-it"), a local folder in the Hugging Face format, a `.gguf` file, or
+            "terrarium", the small model in the package.
+        dtype: such as "bfloat16" or `torch.bfloat16`; None = float32.
+        gguf_file: the file's name, if the folder or repository holds GGUF files (needs the package gguf, the extra "gguf").
+        template_args: arguments of the chat template, such as `{"enable_thinking": True}` or a date. They hold wherever this
+            model's prompts are made, and are part of a vector's identity. Thinking is off unless it is asked for here.
+        boot: arguments of `TransformerBridge.boot_transformers`, such as `device`, `device_map`, `revision`, `n_ctx`.
+
+    Raises:
+        FileNotFoundError: what looks like a path does not exist, or the folder has no such GGUF file.
+        ValueError: the dtype is unknown, the architecture is not one of a causal text model (or TransformerLens does not know
+            it), or an argument does not go with GGUF.
+        ImportError: the model needs a package that is not installed; nothing is ever installed for it.
+    """
+    source = find_source(name_or_path, gguf_file)
+    kind = torch.float32 if dtype is None else read_dtype(dtype)
+    given = boot.pop("tokenizer", None)
+    loaded = boot.get("hf_model")
+    config = loaded.config if loaded is not None else _config(source, boot)
+    check_architecture(config, str(name_or_path))
+    tokenizer = given if given is not None else _tokenizer(source, boot)
+    if source.gguf_file is not None:
+        boot["hf_model"] = _from_gguf(source, kind, boot)
+    model = _boot(source, kind, tokenizer, boot)
+    if str(name_or_path) != source.path:
+        model.cfg.model_name = str(name_or_path)
+    remember(model, tokenizer, template_args or {})
+    return model
+
+
+def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A floating dtype from its name; ValueError for what is none."""
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f'dtype {dtype!r} is unknown; use "float32", "bfloat16" or "float16"')
+    return found
+
+
+def find_source(name_or_path: str | Path, gguf_file: str | None = None) -> Source:
+    """Where the files are, without reading them.
+
+    Raises:
+        FileNotFoundError: as `load_model`.
+    """
+    name = str(name_or_path)
+    if name == "terrarium":
+        return Source(str(TERRARIUM_WEIGHTS), None)
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != GGUF_FILES:
+            raise FileNotFoundError(f"{name} is a file: give the folder it is in, or a .gguf file")
+        return Source(str(path.parent), path.name)
+    if path.is_dir():
+        if gguf_file is not None and not (path / gguf_file).is_file():
+            raise FileNotFoundError(f"{name} holds no {gguf_file}; it has {_listed(path)}")
+        if gguf_file is None and not (path / "config.json").exists():
+            remedy = "pass gguf_file=... (one of them)" if list(path.glob(f"*{GGUF_FILES}")) else "give a model's folder"
+            raise FileNotFoundError(f"{name} holds no config.json; it has {_listed(path)}: {remedy}")
+        return Source(str(path), gguf_file)
+    if not REPOSITORY.fullmatch(name) or name.lower().endswith(GGUF_FILES):
+        raise FileNotFoundError(f"{name} does not exist: give a folder, a .gguf file, or a hub name such as owner/model")
+    return Source(name, gguf_file)
+
+
+def _listed(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
+
+
+# --- what can be steered --------------------------------------------------------------------------------------------------
+
+
+def check_architecture(config: Any, name: str) -> None:
+    """Refuse what is not a causal language model of text, by name.
+
+    Raises:
+        ValueError: an encoder-decoder, masked, audio, vision or unknown architecture.
+        ImportError: a model of text and images whose processor needs torchvision, which is not installed.
+    """
+    from transformer_lens.utilities import architectures as known
+
+    listed = list(getattr(config, "architectures", None) or [])
+    found = listed[0] if listed else type(config).__name__.replace("Config", "ForCausalLM")
+    kinds = {
+        "an encoder-decoder model": known.SEQ2SEQ_ARCHITECTURES,
+        "a model of audio": known.AUDIO_ARCHITECTURES | known.AUDIO_TEXT_ARCHITECTURES,
+        "a masked language model": known.MASKED_LM_ARCHITECTURES,
+        "a model of images": known.VISION_ARCHITECTURES,
+    }
+    kind = next((kind for kind, members in kinds.items() if found in members), None)
+    if kind is None and getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder model"
+    if kind is not None:
+        raise ValueError(f"{name} ({found}) is {kind}: steerlens steers causal language models of text")
+    if found in known.MULTIMODAL_ARCHITECTURES and importlib.util.find_spec("torchvision") is None:
+        raise ImportError(
+            f"{name} ({found}) takes images too, and its processor needs torchvision, which is not installed: install the "
+            "torchvision that belongs to your torch, or load a text-only checkpoint of the family"
+        )
+
+
+def _config(source: Source, boot: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
+    if source.gguf_file is not None:
+        _check_gguf(boot)
+    return AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
+
+
+def _tokenizer(source: Source, boot: Mapping[str, Any]) -> Any:
+    """The tokenizer as it lies on disk."""
+    from transformers import AutoTokenizer
+
+    extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
+    return AutoTokenizer.from_pretrained(source.path, **_where(boot), **extra)
+
+
+def _where(boot: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that choose a version of the files, for readers of configurations and tokenizers."""
+    return {name: boot[name] for name in ("revision", "trust_remote_code") if boot.get(name) is not None}
+
+
+def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, boot: Mapping[str, Any]) -> Bridge:
+    """TransformerLens changes the tokenizer it is given, and reads its files again: it gets a copy that has files."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = copy.deepcopy(tokenizer)
+        if source.gguf_file is not None:
+            theirs.save_pretrained(folder)
+            from transformers import AutoTokenizer
+
+            theirs = AutoTokenizer.from_pretrained(folder)
+        return TransformerBridge.boot_transformers(source.path, dtype=dtype, tokenizer=theirs, **boot)
+
+
+# --- GGUF -----------------------------------------------------------------------------------------------------------------
+
+
+def _check_gguf(boot: Mapping[str, Any]) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError('reading GGUF files needs the package gguf: pip install "steerlens[gguf]"')
+    refused = [name for name in ("hf_model", "device_map", "n_devices", "max_memory", "load_weights") if name in boot]
+    if refused:
+        raise ValueError(f"{refused[0]} does not go with a GGUF file: leave it out, or convert the model to the usual format")
+
+
+def _from_gguf(source: Source, dtype: torch.dtype, boot: Mapping[str, Any]) -> Any:
+    """The model with its weights dequantised, as a plain one."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file, dtype=dtype, **_where(boot))
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
+    if boot.get("device") is not None:
+        model = model.to(boot["device"])
+    return model.eval()

@@ -1,0 +1,90 @@
+"""Several threads and tasks on one model: right, or refused; never silently another's vector."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from tiny import Bench
+
+import steerlens
+from steerlens import SteeringError
+
+GREEDY = {"temperature": 0, "max_new_tokens": 5}
+PROMPTS = ("Why is the sky blue?", "Name a town.", "Hi")
+TOKENS = torch.arange(10, 20)[None]
+
+
+def test_threads_that_generate_wait_for_one_another(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    """With two vectors and with none, side by side, each gets what it gets alone."""
+    steering = [make_vector(0), make_vector(1), None]
+    jobs = [(prompt, sv) for prompt in PROMPTS for sv in steering] * 4
+
+    def run(job: tuple[str, Any]) -> list[str]:
+        return steerlens.generate(gemma.model, job[0], job[1], **GREEDY)
+
+    alone = [run(job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, jobs)) == alone
+
+
+def test_a_pass_of_another_thread_is_refused(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            gemma.model(TOKENS)
+        except BaseException as error:
+            caught.append(error)
+
+    with steerlens.steer(gemma.model, make_vector()):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert isinstance(caught[0], SteeringError) and "another thread or task" in str(caught[0])
+    run()
+    assert len(caught) == 1, "after the block the thread may run"
+
+
+def test_a_block_held_across_an_await(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    """Two coroutines would get the sum of both vectors."""
+
+    async def hold(sv: Any, other: asyncio.Event, own: asyncio.Event) -> str:
+        with steerlens.steer(gemma.model, sv):
+            own.set()
+            await other.wait()
+            try:
+                gemma.model(TOKENS)
+            except SteeringError as error:
+                return str(error)
+        return "ran"
+
+    async def both() -> list[str]:
+        first, second = asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(hold(make_vector(0), second, first), hold(make_vector(1), first, second))
+
+    assert any("another thread or task" in said for said in asyncio.run(both()))
+
+
+def test_the_prompt_in_pieces_is_refused(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    """The last piece may be one token, and look like a decoding step."""
+    inner, options = gemma.model.original_model, {"max_new_tokens": 2, "do_sample": False}
+    with steerlens.steer(gemma.model, make_vector()), pytest.raises(SteeringError, match="prefill_chunk_size"):
+        inner.generate(TOKENS, prefill_chunk_size=9, **options)
+
+
+def test_a_mask_given_by_position_is_seen(gemma: Bench, make_vector: Callable[..., Any]) -> None:
+    """As `model(tokens, mask)`, the way plain PyTorch is called."""
+    sv, inner = make_vector(positions="p2"), gemma.model.original_model
+    tokens = torch.cat([torch.zeros(1, 3, dtype=torch.long), TOKENS], 1)
+    mask = torch.tensor([[0] * 3 + [1] * 10])
+    with torch.no_grad():
+        with steerlens.steer(gemma.model, sv):
+            by_position = inner(tokens, mask).logits
+        with steerlens.steer(gemma.model, sv):
+            by_name = inner(input_ids=tokens, attention_mask=mask).logits
+    assert torch.equal(by_position, by_name)
+    torch.testing.assert_close(by_position[0, 3:], gemma.oracle.logits(TOKENS[0].tolist(), 10, [sv]), rtol=1e-3, atol=1e-3)
