@@ -236,5 +236,6 @@ def test_no_line_is_drawn_at_a_number_that_is_not_known() -> None:
 def test_the_note_of_many_benchmarks_is_short(n: int, told: bool) -> None:
     row = {"metric": "acc", "filter": "none", "value": 0.5, "stderr": 0.1, "n": 10}
     found = steerlens.HarnessScores(pd.DataFrame([{"task": f"t{number}", **row} for number in range(n)]), pd.DataFrame())
-    note = found.plot().layout.title.subtitle.text.replace("<br>", " ")
+    figure: Any = found.plot()
+    note = figure.layout.title.subtitle.text.replace("<br>", " ")
     assert ("t0 acc 0.500" in note) == told and "Bars: 1.96 standard errors" in note

@@ -54,7 +54,7 @@ def test_means_are_over_scored_rows_then_over_concepts():
 
 def test_each_concept_has_the_interval_over_its_responses():
     evaluation = Evaluation(frame(HAND))
-    table = evaluation.by_concept()
+    table: Any = evaluation.by_concept()
     alone = Evaluation(evaluation.frame[evaluation.frame["concept"] == "sea"])
     assert tuple(table.loc["sea", ["overall_low", "overall_high"]]) == alone.interval()
     assert table.loc["war", ["overall_low", "overall_high"]].isna().all(), "a single response says nothing of its spread"
@@ -67,9 +67,9 @@ def test_the_figure_has_the_mean_over_concepts_and_then_each_the_weakest_first()
     assert list(figure.layout.yaxis.ticktext) == ["mean of 2 concepts", "war", "sea"]
     assert list(figure.data[0].x) == pytest.approx([evaluation.overall, 1, 3.5 / 3])
     assert list(figure.data[1].x) == pytest.approx([evaluation.mean("concept_score"), 1, 1])
-    low, high = evaluation.interval() or (math.nan, math.nan)
+    mean, (low, high) = evaluation.overall or 0, evaluation.interval() or (0, 0)
     bars = figure.data[0].error_x
-    assert (bars.arrayminus[0], bars.array[0]) == pytest.approx((evaluation.overall - low, high - evaluation.overall))
+    assert (bars.arrayminus[0], bars.array[0]) == pytest.approx((mean - low, high - mean))
     alone: Any = Evaluation(frame(HAND[-1:])).plot()
     assert list(alone.layout.yaxis.ticktext) == ["war"] and evaluation.summary()[:20] in figure.layout.title.subtitle.text
     many: Any = Evaluation(frame([(f"c{number}", 1, 1, 1) for number in range(30)])).plot()
