@@ -15,7 +15,7 @@ import steerlens
 from steerlens import Scores, ScriptedJudge, SteeringData, SteeringPrompt, SteeringVector, Sweep
 from steerlens.evaluation.axbench.benchmark import axbench
 from steerlens.evaluation.axbench.results import AxBenchResult
-from steerlens.model.bridge import identity, weights_hash
+from steerlens.model.identity import identity, weights_hash
 
 BEFORE = Path(__file__).parents[1] / "data" / "before"
 GRID = {"layer": 1, "positions": ["all", "p2+s2"]}
