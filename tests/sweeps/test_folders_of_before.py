@@ -84,11 +84,14 @@ def test_a_benchmark_of_before_opens_with_its_numbers() -> None:
 
 
 def test_a_benchmark_of_before_goes_on(model: Any, data: Any, tmp_path: Path) -> None:
-    """Its settings and the fingerprints of its concepts are what this code finds; no concept is run again."""
+    """Its settings and the fingerprints of its concepts are what this code finds; no concept is run again.
+
+    What it cannot know is how the prompts were rendered: it is refused until the manifest says so.
+    """
     shutil.copytree(BEFORE / "axbench", tmp_path / "axbench")
     manifest = tmp_path / "axbench" / "manifest.json"
     settings = json.loads(manifest.read_text())
-    assert set(settings["model"]) == {*identity(model), "weights"}
+    assert {*settings["model"], "template_form"} == {*identity(model), "weights"}
     settings["model"]["weights"] = weights_hash(model)  # random weights may differ between versions of torch
     manifest.write_text(json.dumps(settings))
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file() and path.name != "generations.parquet"}
@@ -100,6 +103,11 @@ def test_a_benchmark_of_before_goes_on(model: Any, data: Any, tmp_path: Path) ->
     chosen: dict[str, Any] = {"instructions": [f"Instruction {i}?" for i in range(30)], "n_instructions": 2}
     chosen |= {"vectors": {4: given(), 7: SteeringPrompt("Say fish.", "fish"), 9: None}, "max_new_tokens": 4}
     judge = Same(nobody)
+    with pytest.raises(ValueError, match=r"other settings.*model template_form is None there"):
+        axbench(model, datasets, judge=judge, out=tmp_path / "axbench", progress=False, **chosen)
+    settings["model"]["template_form"] = identity(model)["template_form"]
+    manifest.write_text(json.dumps(settings))
+    files[manifest] = manifest.read_bytes()
     found = axbench(model, datasets, judge=judge, out=tmp_path / "axbench", progress=False, **chosen)
     assert not judge.calls
     assert {path: path.read_bytes() for path in files} == files
