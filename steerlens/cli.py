@@ -99,21 +99,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from .data import SteeringData
     from .model.bridge import load_model
     from .training.loop import train
-    from .training.setup import published_settings
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out {options.out.name}: name the file *.safetensors")
     data = SteeringData(options.data, concept=options.concept)
     model = load_model(options.model, dtype=_dtype(options.dtype))
     given = {name: value for name, _, _ in _TRAIN_OPTIONS if (value := getattr(options, name)) is not None}
-    config = None
-    if given:
-        config = replace(published_settings(model, options.positions, options.objective)[0], **given)
     sv = train(
         model,
         data,
@@ -122,8 +116,8 @@ def _train(options: argparse.Namespace) -> int:
         objective=options.objective,
         form=options.form,
         factor=_factor(options.factor),
-        config=config,
         seed=options.seed,
+        **given,
     )
     sv.save(options.out)
     print(f'{sv}\nsaved to {options.out}; try:\n  steerlens generate --model {options.model} --vector {options.out} "..."')

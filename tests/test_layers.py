@@ -14,7 +14,7 @@ ROOT = Path(steerlens.__file__).parent
 
 # from the bottom up; a package or module may import those in rows below its own
 ORDER = (
-    ("files", "reproducibility", "positions", "interventions", "intervals", "scores", "result"),
+    ("files", "reproducibility", "keywords", "positions", "interventions", "intervals", "scores", "result"),
     ("figures", "data"),
     ("vector",),
     ("model",),

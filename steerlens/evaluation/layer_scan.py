@@ -15,10 +15,12 @@ from ..model.bridge import Bridge, check_model, n_layers
 from ..positions import PositionFunction
 from ..reproducibility import generator_for
 from ..scores import SCORES
-from ..training.loop import loss, train
+from ..training.loop import train
+from ..training.objective_value import loss
 from ..training.objectives import Objective, objective_name
 from ..training.scaling import TrainConfig
-from ..training.setup import Factor, read_layers
+from ..training.settings import Factor
+from ..training.setup import read_layers
 from ..vector import SteeringVector
 from .scoring import evaluate
 

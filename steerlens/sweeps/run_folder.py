@@ -28,11 +28,11 @@ from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "positions", "interventions", "intervals", "scores", "data", "vector",
+    "files", "reproducibility", "keywords", "positions", "interventions", "intervals", "scores", "result", "data", "vector",
     "model.bridge", "model.chat", "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
     "training.scaling", "training.objectives", "training.logprobs", "training.callbacks", "training.parameters",
-    "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",
+    "training.settings", "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",
 )  # fmt: skip
 """The modules whose code decides what a cell's numbers are, beside the judge's."""
 ASKING = ("judges.rubrics", "judges.llm_base")
