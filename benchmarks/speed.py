@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrai
 import steerlens
 from steerlens.model.batches import EncodedExample
 from steerlens.training.loop import backward
+from steerlens.training.settings import Settings
 from steerlens.training.setup import prepare
 
 VOCABULARY, WIDTH, LAYERS, LAYER = 32_000, 512, 13, 5
@@ -108,8 +109,8 @@ def plain_step(model: Gemma2ForCausalLM, examples: list[EncodedExample], per_pas
 
 def steerlens_step(model, examples: list[EncodedExample]) -> Callable[[], object]:
     data = steerlens.SteeringData([steerlens.Example("w3", "w4")])
-    settings = {"layer": LAYER, "positions": "p2+s2", "objective": "lang", "form": "add", "factor": "joint", "rank": 1}
-    (run,) = prepare(model, {"x": data}, config=steerlens.TrainConfig(), init=None, seed=0, **settings).values()
+    settings = Settings(config=steerlens.TrainConfig(), seed=0)
+    (run,) = prepare(model, {"x": data}, [LAYER], settings=settings).values()
 
     def step() -> object:
         backward(model, [run], [examples])

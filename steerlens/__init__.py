@@ -2,7 +2,8 @@
 
     h <- h + factor * direction        (residual stream, chosen tokens, frozen model)
 
-Public names stand here and nowhere else; each module loads on first use, so that importing costs next to nothing.
+Public names stand here and nowhere else; each module loads on first use, so that importing costs next to nothing. `dir` lists
+what people type; the classes of what they are given (`UNLISTED`) can be imported from here too.
 """
 
 from importlib import import_module
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import figures as figures
     from . import terrarium as terrarium
+    from .analysis.sae.formats import load_sae as load_sae
+    from .data import DataError as DataError
     from .data import Example as Example
     from .data import SteeringData as SteeringData
     from .data import read_axbench as read_axbench
@@ -33,13 +36,16 @@ if TYPE_CHECKING:
     from .evaluation.pareto import Frontier as Frontier
     from .evaluation.pareto import frontier as frontier
     from .evaluation.scoring import Evaluation as Evaluation
+    from .evaluation.scoring import accuracy as accuracy
     from .evaluation.scoring import evaluate as evaluate
     from .evaluation.side_effect_measures import SideEffects as SideEffects
     from .evaluation.side_effect_measures import side_effects as side_effects
     from .evaluation.suppression_attack import Suppression as Suppression
+    from .evaluation.suppression_attack import forbid as forbid
     from .evaluation.suppression_attack import read_suppression as read_suppression
     from .evaluation.suppression_attack import suppression as suppression
     from .extraction import extract as extract
+    from .extraction import extract_layers as extract_layers
     from .extraction import from_direction as from_direction
     from .extraction import sae_direction as sae_direction
     from .judges.base import BatchJudge as BatchJudge
@@ -67,16 +73,21 @@ if TYPE_CHECKING:
     from .sweeps.runner import Sweep as Sweep
     from .sweeps.runner import sweep as sweep
     from .training import scaling as scaling
+    from .training.callbacks import Step as Step
     from .training.live_history import LiveHistory as LiveHistory
-    from .training.loop import loss as loss
+    from .training.loop import TrainingError as TrainingError
     from .training.loop import train as train
+    from .training.loop import train_layers as train_layers
     from .training.loop import train_many as train_many
+    from .training.objective_value import loss as loss
     from .training.scaling import TrainConfig as TrainConfig
     from .vector import SteeringVector as SteeringVector
     from .vector import VectorFileError as VectorFileError
 
 _HOME = {
     "analysis": "analysis",
+    "load_sae": "analysis.sae.formats",
+    "DataError": "data",
     "Example": "data",
     "SteeringData": "data",
     "read_axbench": "data",
@@ -96,13 +107,16 @@ _HOME = {
     "Frontier": "evaluation.pareto",
     "frontier": "evaluation.pareto",
     "Evaluation": "evaluation.scoring",
+    "accuracy": "evaluation.scoring",
     "evaluate": "evaluation.scoring",
     "SideEffects": "evaluation.side_effect_measures",
     "side_effects": "evaluation.side_effect_measures",
     "Suppression": "evaluation.suppression_attack",
+    "forbid": "evaluation.suppression_attack",
     "read_suppression": "evaluation.suppression_attack",
     "suppression": "evaluation.suppression_attack",
     "extract": "extraction",
+    "extract_layers": "extraction",
     "from_direction": "extraction",
     "sae_direction": "extraction",
     "figures": "figures",
@@ -131,23 +145,43 @@ _HOME = {
     "Sweep": "sweeps.runner",
     "sweep": "sweeps.runner",
     "terrarium": "terrarium",
+    "Step": "training.callbacks",
     "LiveHistory": "training.live_history",
-    "loss": "training.loop",
+    "TrainingError": "training.loop",
     "train": "training.loop",
+    "train_layers": "training.loop",
     "train_many": "training.loop",
+    "loss": "training.objective_value",
     "TrainConfig": "training.scaling",
     "scaling": "training.scaling",
     "SteeringVector": "vector",
     "VectorFileError": "vector",
 }
-__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll] - made from the table above
+_MODULES = {"analysis", "figures", "scaling", "terrarium"}
+UNLISTED = {
+    "Activations",
+    "Audit",
+    "BatchJudge",
+    "Evaluation",
+    "Frontier",
+    "HarnessScores",
+    "LayerScan",
+    "Question",
+    "Selection",
+    "SideEffects",
+    "Suppression",
+    "Verdict",
+}
+"""What functions return and what judges are given: for annotations, and not for typing."""
+_LISTED = sorted(_HOME.keys() - UNLISTED, key=lambda name: (name[0].isupper(), name))
+__all__ = ["__version__", *_LISTED]  # pyright: ignore[reportUnsupportedDunderAll] - made from the table above
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'steerlens' has no attribute {name!r}")
     module = import_module(f".{_HOME[name]}", __name__)
-    return module if _HOME[name].rsplit(".", 1)[-1] == name else getattr(module, name)
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -11,9 +11,6 @@ from . import __version__
 if TYPE_CHECKING:
     import torch
 
-    from .model.bridge import Bridge
-    from .training.scaling import TrainConfig
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (2 for input that cannot be used)."""
@@ -125,37 +122,26 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from .data import SteeringData
+    from .dataclass_options import given
     from .model.loading import load_model
-    from .training.loop import train
+    from .training.loop import train_layers
+    from .training.scaling import TrainConfig
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out {options.out.name}: name the file *.safetensors")
     data = SteeringData(options.data, concept=options.concept)
     model = load_model(options.model, dtype=_dtype(options.dtype))
     names = ("positions", "objective", "form", "rank", "seed")
-    settings = {name: getattr(options, name) for name in names}
-    settings |= {"factor": _factor(options.factor), "config": _config(model, options)}
-    vectors = train(model, data, layer=options.layer, **settings)
+    settings = {name: getattr(options, name) for name in names} | {"factor": _factor(options.factor)}
+    trained = train_layers(model, data, layers=options.layer, **settings, **given(options, TrainConfig))
     written = []
-    for sv in vectors:
-        path = options.out if len(vectors) == 1 else options.out.with_stem(f"{options.out.stem}-layer{sv.layer}")
+    for sv in trained.values():
+        path = options.out if len(trained) == 1 else options.out.with_stem(f"{options.out.stem}-layer{sv.layer}")
         written.append(sv.save(path))
         print(f"{sv}\nsaved to {path}")
     chosen = " ".join(f"--vector {path}" for path in written)
     print(f'try:\n  steerlens generate --model {options.model} {chosen} "..."')
     return 0
-
-
-def _config(model: "Bridge", options: argparse.Namespace) -> "TrainConfig | None":
-    """The published settings with what the options change; None if they change nothing."""
-    from dataclasses import replace
-
-    from .dataclass_options import given
-    from .training.scaling import TrainConfig
-    from .training.setup import published_settings
-
-    changed = given(options, TrainConfig)
-    return replace(published_settings(model, options.positions, options.objective)[0], **changed) if changed else None
 
 
 def _generate(options: argparse.Namespace) -> int:

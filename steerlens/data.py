@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .reproducibility import sha256
+from .result import html_view
 from .tables import DataError, read_rows, read_table
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Example:
     """A response to the same prompt without the concept (y in the paper); preference objectives need it."""
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class SteeringData:
     """Examples of one concept.
 
@@ -86,6 +88,27 @@ class SteeringData:
         if isinstance(index, slice):
             return SteeringData(self.examples[index], self.concept, self.metadata, self.negatives)
         return self.examples[index]
+
+    def summary(self) -> str:
+        """A sentence: how many examples of what, and how long their responses are."""
+        subject = "" if self.concept is None else f" of {self.concept!r}"
+        neutral = sum(example.neutral is not None for example in self.examples)
+        words = median(len(example.response.split()) for example in self.examples)
+        text = f"{len(self)} examples{subject}, {neutral} with a neutral response; responses of {words:g} words (median)"
+        return f"{text}; {len(self.negatives)} shared negatives." if self.negatives else f"{text}."
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per example: prompt, response, neutral (None where there is none)."""
+        import pandas as pd
+
+        rows = [(example.prompt, example.response, example.neutral) for example in self.examples]
+        return pd.DataFrame(rows, columns=["prompt", "response", "neutral"])
+
+    def __repr__(self) -> str:
+        return f"<SteeringData: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        return html_view("SteeringData", self.summary(), self.to_frame())
 
     @property
     def hash(self) -> str:

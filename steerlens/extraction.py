@@ -7,7 +7,8 @@ concept and of those without is collected once, after any number of blocks; a me
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex, overload
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .data import SteeringData, as_data
+from .keywords import keywords_of, with_keywords
 from .model.activations import Activations, collect
 from .model.bridge import Bridge, check_layer, check_model, hook_name
 from .model.identity import identity
@@ -84,48 +86,36 @@ METHODS: dict[str, Callable[[Activations, int], Tensor]] = {
 # --- vectors --------------------------------------------------------------------------------------------------------
 
 
-@overload
-def extract(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: int,
-    method: str = "difference",
-    tokens: str = "all",
-    positions: str | PositionFunction = "all",
-    factor: int | float | None = None,
-    batch_size: int = 16,
-) -> SteeringVector: ...
-@overload
-def extract(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: Sequence[int],
-    method: str = "difference",
-    tokens: str = "all",
-    positions: str | PositionFunction = "all",
-    factor: int | float | None = None,
-    batch_size: int = 16,
-) -> dict[int, SteeringVector]: ...
-def extract(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: int | Sequence[int],
-    method: str = "difference",
-    tokens: str = "all",
-    positions: str | PositionFunction = "all",
-    factor: int | float | None = None,
-    batch_size: int = 16,
-) -> SteeringVector | dict[int, SteeringVector]:
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How to extract; `extract` explains each."""
+
+    method: str = "difference"
+    tokens: str = "all"
+    positions: str | PositionFunction = "all"
+    factor: int | float | None = None
+    batch_size: int = 16
+
+
+class ExtractSettings(TypedDict, total=False):
+    """The keywords of `extract` beside the layer, for type checkers (see `steerlens.training.settings`)."""
+
+    method: str
+    tokens: str
+    positions: str | PositionFunction
+    factor: int | float | None
+    batch_size: int
+
+
+@with_keywords(keywords_of(Choices), several="extract_layers")
+def extract(model: Bridge, data: Any, *, layer: int, **settings: Unpack[ExtractSettings]) -> SteeringVector:
     """A steering vector from the activations of texts with the concept and of texts without it; nothing is trained.
 
     Args:
         model: a TransformerBridge; it is left as it came.
         data: `SteeringData`, or anything it can be built from. Responses are compared with the neutral responses to the same
             prompts; if no row has one, with `data.negatives`.
-        layer: 0-based block whose output is read and edited; a sequence gives a vector for each, at the cost of one.
+        layer: 0-based block whose output is read and edited; for several see `extract_layers`.
         method: "difference" (in means), "pca" (first principal component of the differences) or "probe" (logistic
             regression); see `difference`, `principal_component` and `probe`.
         tokens: those that are read: "all" of prompt and response but those that every prompt begins with (AxBench's definition;
@@ -136,37 +126,53 @@ def extract(
         batch_size: texts per forward pass; the result does not depend on it.
 
     Returns:
-        The vector with a unit direction, or layer -> vector.
+        The vector with a unit direction.
 
     Raises:
         ValueError, DataError: settings or data that cannot be used, before any work starts (see `collect`); class means that
             are equal or not finite; a direction without a default factor.
+        TypeError: an unknown keyword, or a list as `layer`.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown; use {', '.join(METHODS)}")
-    if factor is not None and not math.isfinite(factor):
-        raise ValueError(f"the factor is {factor!r}; it must be finite")
-    positions = canonical_positions(positions)
+    (vector,) = _extracted(model, data, [layer], Choices(**settings)).values()
+    return vector
+
+
+@with_keywords(keywords_of(Choices))
+def extract_layers(
+    model: Bridge, data: Any, *, layers: Sequence[int], **settings: Unpack[ExtractSettings]
+) -> dict[int, SteeringVector]:
+    """A steering vector at each of several layers, at the cost of one: layer -> vector, in the order of `layers`.
+
+    All other arguments and the errors are those of `extract`.
+    """
+    return _extracted(model, data, layers, Choices(**settings))
+
+
+def _extracted(model: Bridge, data: Any, layers: Sequence[int], choices: Choices) -> dict[int, SteeringVector]:
+    if choices.method not in METHODS:
+        raise ValueError(f"method {choices.method!r} is unknown; use {', '.join(METHODS)}")
+    if choices.factor is not None and not math.isfinite(choices.factor):
+        raise ValueError(f"the factor is {choices.factor!r}; it must be finite")
+    positions = canonical_positions(choices.positions)
     data = as_data(data)
-    layers = layer if isinstance(layer, Sequence) else (layer,)
-    activations = collect(model, data, layers=layers, tokens=tokens, batch_size=batch_size)
+    activations = collect(model, data, layers=layers, tokens=choices.tokens, batch_size=choices.batch_size)
     source = {
-        "method": method,
-        "tokens": tokens,
+        "method": choices.method,
+        "tokens": choices.tokens,
         "n_positive": len(activations.positive),
         "n_negative": len(activations.negative),
         "negatives": "neutral responses" if activations.paired else "shared",
         "negatives_hash": None if activations.paired else SteeringData(data.negatives).hash,
         "data_hash": data.hash,
-        "factor_source": "given" if factor is not None else "difference of class means along the direction",
+        "factor_source": "given" if choices.factor is not None else "difference of class means along the direction",
         "made_by": "steerlens.extract",
     }
     vectors = {}
-    for place in activations.layers:
-        direction, projection = _direction(activations, place, method, factor is None)
-        size = projection if factor is None else factor
-        vectors[place] = _vector(model, direction, place, size, positions, data.concept, source)
-    return vectors if isinstance(layer, Sequence) else vectors[activations.layers[0]]
+    for layer in activations.layers:
+        direction, projection = _direction(activations, layer, choices.method, choices.factor is None)
+        factor = projection if choices.factor is None else choices.factor
+        vectors[layer] = _vector(model, direction, layer, factor, positions, data.concept, source)
+    return vectors
 
 
 def from_direction(
@@ -266,7 +272,7 @@ def _vector(
 ) -> SteeringVector:
     """The vector with its provenance."""
     known = identity(model)
-    place = {
+    acts_at = {
         "layer": int(layer),
         "hook_point": hook_name(layer),
         "positions": canonical_positions(positions) if isinstance(positions, str) else "function",
@@ -278,5 +284,5 @@ def _vector(
         positions,
         concept=concept,
         model_name=known["model_name"],
-        provenance=known | place | source,
+        provenance=known | acts_at | source,
     )

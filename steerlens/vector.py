@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,16 @@ from torch import Tensor
 from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
+from .result import html_facts
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 SCHEMA = 1
 _TEXT = (str, type(None))
 _FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
 _DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
-_TOLD = ("config_source", "objective")
+_HISTORY_ATTRS = ("config_source", "objective")
 """What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
@@ -84,7 +88,7 @@ class SteeringVector:
     """How it was made, as JSON values: revision, dtype, weight_processing, d_model, hook_point, template_hash,
     data_hash, objective, config, seed, versions, ... Empty for a vector built by hand."""
     history: pd.DataFrame | None = None
-    """One row per training step; see `steerlens.train`. `history.attrs` says where the settings are from
+    """One row per training step; see `steerlens.train`. A copy of what is given, whose `attrs` say where the settings are from
     ("config_source") and what the loss is ("objective")."""
     read: Float[Tensor, "rank d_model"] | None = None
     """W^T of loreft and direft: what is read from the residual stream."""
@@ -113,7 +117,9 @@ class SteeringVector:
         store(self, "positions", canonical_positions(self.positions))
         store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
         if self.history is not None:
-            self.history.attrs |= {name: self.provenance[name] for name in _TOLD if name in self.provenance}
+            history = self.history.copy()
+            history.attrs |= {name: self.provenance[name] for name in _HISTORY_ATTRS if name in self.provenance}
+            store(self, "history", history)
 
     @property
     def vector(self) -> Float[Tensor, " d_model"]:
@@ -155,6 +161,70 @@ class SteeringVector:
 
         return steer(model, self, scale=scale, prompt_lengths=prompt_lengths)
 
+    def summary(self) -> str:
+        """A sentence: where it acts, how large it is, and how it was made."""
+        name = "A vector" if self.concept is None else f"{self.concept!r}, a vector"
+        model = "" if self.model_name is None else f" of {self.model_name}"
+        acts = f"of form {self.form!r} at {self._positions_text()} after block {self.layer}{model}"
+        parts = [f"{name} {acts}: factor {self.factor:.4g}, norm {self.norm:.4g}"]
+        if made := _how_made(self.provenance):
+            parts.append(made)
+        if (loss := self._last_loss()) is not None:
+            parts.append(f"loss {loss:.4g} in the last epoch")
+        return f"{'; '.join(parts)}."
+
+    def to_frame(self) -> pd.DataFrame:
+        """The history, one row per step of training; an empty frame if there is none."""
+        return pd.DataFrame() if self.history is None else self.history.copy()
+
+    def plot(self) -> "go.Figure":
+        """Loss, factor, norm and turning of the direction, step by step.
+
+        Raises:
+            ValueError: the vector has no history.
+        """
+        if self.history is None:
+            raise ValueError("the vector has no history to plot: only `train`, `train_layers` and `train_many` keep one")
+        from .figures import plot_history
+
+        title = "How the vector was trained" if self.concept is None else f"How the vector of {self.concept!r} was trained"
+        return plot_history(self.history, title)
+
+    def _repr_html_(self) -> str:
+        source, _, changed = str(self.provenance.get("config_source", "")).partition(", changed: ")
+        facts: dict[str, object] = {
+            "concept": self.concept,
+            "model": self.model_name,
+            "layer": self.layer,
+            "hook point": self.provenance.get("hook_point", f"blocks.{self.layer}.hook_resid_post"),
+            "positions": self._positions_text(),
+            "form": self.form,
+            "rank": self.rank if self.form in REFT else None,
+            "factor": self.factor,
+            "norm": self.norm,
+            "d_model": self.d_model,
+            "made by": self.provenance.get("made_by"),
+            "method": self.provenance.get("method"),
+            "objective": self.provenance.get("objective"),
+            "data": _data_text(self.provenance),
+            "config source": source or None,
+            "changed from it": changed or None,
+            "seed": self.provenance.get("seed"),
+            "loss, mean of the last epoch": self._last_loss(),
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
+        return html_facts("SteeringVector", self.summary(), known)
+
+    def _positions_text(self) -> str:
+        return self.positions if isinstance(self.positions, str) else "positions of a function"
+
+    def _last_loss(self) -> float | None:
+        """Mean over the batches of the last epoch."""
+        if self.history is None or not {"epoch", "loss"} <= set(self.history) or self.history.empty:
+            return None
+        last = self.history["epoch"] == self.history["epoch"].max()
+        return float(self.history.loc[last, "loss"].mean())
+
     def __mul__(self, scale: int | float) -> "SteeringVector":
         return self.scaled(scale) if isinstance(scale, (int, float)) else NotImplemented
 
@@ -175,18 +245,18 @@ class SteeringVector:
     def __repr__(self) -> str:
         numbers = f"factor={self.factor:.4g}, norm={self.norm:.4g}, d_model={self.d_model}"
         rank = f", rank={self.rank}" if self.form in REFT else ""
-        place = f"layer={self.layer}, positions={self.positions!r}, form={self.form!r}{rank}"
-        return f"SteeringVector({self.concept!r}, {numbers}, {place}, model_name={self.model_name!r})"
+        acts = f"layer={self.layer}, positions={self.positions!r}, form={self.form!r}{rank}"
+        return f"SteeringVector({self.concept!r}, {numbers}, {acts}, model_name={self.model_name!r})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SteeringVector):
             return NotImplemented
-        if self._place() != other._place():
+        if self._acts_at() != other._acts_at():
             return False
         return all(torch.equal(mine, theirs) for mine, theirs in zip(self._acting(), other._acting(), strict=True))
 
     def __hash__(self) -> int:
-        return hash((*self._place(), *(tuple(tensor.flatten().tolist()) for tensor in self._acting())))
+        return hash((*self._acts_at(), *(tuple(tensor.flatten().tolist()) for tensor in self._acting())))
 
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file, atomically: tensors, everything about them as JSON, and a checksum of both.
@@ -218,7 +288,7 @@ class SteeringVector:
         except Exception as error:  # whatever a mutated file provokes in a parser is one kind of error to the caller
             raise VectorFileError(f"{path}: not an intact steerlens vector ({type(error).__name__}: {error})") from error
 
-    def _place(self) -> tuple[Any, ...]:
+    def _acts_at(self) -> tuple[Any, ...]:
         return (self.form, self.rank, self.layer, self.positions, self.model_name)
 
     def _acting(self) -> list[Tensor]:
@@ -236,11 +306,31 @@ class SteeringVector:
                 raise ValueError(f"cannot add vectors of different {name}: {mine!r} and {theirs!r}")
         if self.form != "add":
             raise ValueError(f"vectors of form {self.form!r} have no sum; apply them together: steer(model, [a, b])")
-        concepts = [c for c in (self.concept, other.concept) if c]
-        joined = concepts[0] if len(set(concepts)) == 1 else (" + " if sign > 0 else " - ").join(concepts) or None
+        concepts = dict.fromkeys(concept for concept in (self.concept, other.concept) if concept)
+        joined = (" + " if sign > 0 else " - ").join(concepts) or None
         return SteeringVector(
             self.vector + sign * other.vector, 1.0, self.layer, self.positions, self.form, joined, self.model_name
         )
+
+
+def _how_made(provenance: Mapping[str, Any]) -> str:
+    """How a vector was made, as far as its provenance says; empty if it says nothing."""
+    data = _data_text(provenance)
+    source = "" if data is None else f" on {data}"
+    if "objective" in provenance:
+        return f"trained with {provenance['objective']!r}{source}"
+    if "method" in provenance:
+        return f"made by {provenance['method']!r}{source}"
+    return ""
+
+
+def _data_text(provenance: Mapping[str, Any]) -> str | None:
+    """How many examples it was made from, if any."""
+    if "n_examples" in provenance:
+        return f"{provenance['n_examples']} examples"
+    if "n_positive" in provenance:
+        return f"{provenance['n_positive']} texts with the concept and {provenance['n_negative']} without"
+    return None
 
 
 def _own_copy(tensor: Any) -> Tensor | None:

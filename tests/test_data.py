@@ -196,3 +196,16 @@ def test_bad_axbench_folders(tmp_path: Path) -> None:
         read_axbench(axbench_folder(tmp_path, [row | {"category": "negative", "concept_id": -1}]))
     with pytest.raises(DataError, match=r"lacks the columns \['category'\]"):
         read_axbench(axbench_folder(tmp_path, [{"input": "a", "output": "b", "concept_id": 0}]))
+
+
+def test_data_are_shown_in_a_sentence_and_a_short_table(data: Any) -> None:
+    many = SteeringData([Example("a prompt", "<i>one two</i> three", "x")] * 40, "the sea", negatives=data.examples)
+    assert many.summary() == (
+        "40 examples of 'the sea', 40 with a neutral response; responses of 3 words (median); 5 shared negatives."
+    )
+    assert repr(many) == f"<SteeringData: {many.summary()}>"
+    assert data.to_frame().columns.tolist() == ["prompt", "response", "neutral"] and len(data.to_frame()) == 5
+    page = many._repr_html_()
+    assert "&lt;i&gt;one two&lt;/i&gt; three" in page and "<i>" not in page and "8 of 40 rows" in page
+    assert len(repr(many)) < 200 and len(page) < 20_000
+    assert list(SteeringData(many.to_frame())) == list(many)

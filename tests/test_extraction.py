@@ -14,7 +14,7 @@ from tiny import LAYERS, WIDTH
 import steerlens
 from steerlens.data import DataError
 from steerlens.extraction import METHODS as KNOWN
-from steerlens.extraction import difference, extract
+from steerlens.extraction import difference, extract, extract_layers
 from steerlens.model.activations import collect
 from steerlens.model.chat import prefix_length
 
@@ -74,7 +74,7 @@ def naive_difference(bench: Any, data: Any, layer: int, tokens: str) -> torch.Te
 @pytest.mark.parametrize("kind", ["paired", "unpaired"])
 def test_difference_in_means(benches, request, architecture, tokens, kind):
     bench, data = benches(architecture), request.getfixturevalue(kind)
-    vectors = extract(bench.model, data, layer=range(LAYERS), tokens=tokens, batch_size=3)
+    vectors = extract_layers(bench.model, data, layers=range(LAYERS), tokens=tokens, batch_size=3)
     assert list(vectors) == list(range(LAYERS))
     for layer, sv in vectors.items():
         expected = naive_difference(bench, data, layer, tokens)
@@ -130,7 +130,7 @@ def test_a_sink_at_the_first_token_does_not_make_the_direction(benches, paired):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_many_layers_at_once_equal_each_alone(model, paired, method):
-    together = extract(model, paired, layer=[3, 0, 1], method=method)
+    together = extract_layers(model, paired, layers=[3, 0, 1], method=method)
     assert list(together) == [3, 0, 1]
     for layer, sv in together.items():
         assert sv == extract(model, paired, layer=layer, method=method)
@@ -152,7 +152,7 @@ def test_batch_size_and_order_do_not_matter(model, request, method, kind):
 def test_one_pass_per_batch_and_no_logits_to_speak_of(model, paired):
     seen = []
     handle = model.original_model.register_forward_hook(lambda _m, _a, out: seen.append(tuple(out.logits.shape[:2])))
-    extract(model, paired, layer=range(LAYERS), batch_size=5)
+    extract_layers(model, paired, layers=range(LAYERS), batch_size=5)
     handle.remove()
     assert seen == [(5, 1), (5, 1)]
 
@@ -301,21 +301,33 @@ def test_steering_with_the_difference_moves_the_class_means(model, paired):
         ({"method": "magic"}, "method 'magic' is unknown; use difference, pca, probe"),
         ({"tokens": "first"}, "tokens 'first' are unknown; use all, response, last"),
         ({"layer": LAYERS}, "layer 4 does not exist: tiny-gemma2 has blocks 0 to 3"),
-        ({"layer": [0, -1]}, "layer -1 does not exist"),
+        ({"layers": [0, -1]}, "layer -1 does not exist"),
         ({"layer": True}, "layer True does not exist"),
-        ({"layer": []}, "layers is empty"),
+        ({"layers": []}, "layers is empty"),
         ({"positions": "p0"}, "positions 'p0'"),
         ({"factor": math.nan}, "the factor is nan"),
-        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused_before_any_pass(model, paired, settings, words):
     handle = model.original_model.register_forward_hook(lambda *_: pytest.fail("the model ran"))
     try:
         with pytest.raises(ValueError, match=words):
-            extract(model, paired, **({"layer": LAYER} | settings))
+            if "layers" in settings:
+                extract_layers(model, paired, **settings)
+            else:
+                extract(model, paired, **({"layer": LAYER} | settings))
     finally:
         handle.remove()
+
+
+def test_a_list_of_layers_is_for_extract_layers(model, paired):
+    wrong: list[dict[str, Any]] = [{"layer": [0, 1]}, {"layers": [0, 1]}]
+    for where in wrong:
+        with pytest.raises(TypeError, match=r"extract\(\) takes one layer=.*extract_layers\(model, data, layers=\[...\]\)"):
+            extract(model, paired, **where)
+    with pytest.raises(TypeError, match=r"extract\(\) got an unknown keyword 'token': did you mean tokens"):
+        extract(model, paired, **{"layer": 0, "token": "all"})
 
 
 def test_a_model_of_another_kind(paired):
@@ -361,7 +373,7 @@ def test_activations_that_are_not_finite(model, paired):
     with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", broken)]):
         assert extract(model, paired, layer=0).factor > 0
         with pytest.raises(ValueError, match="the activations after layer 1 are not finite"):
-            extract(model, paired, layer=[0, 1])
+            extract_layers(model, paired, layers=[0, 1])
 
 
 def test_a_direction_along_which_the_means_do_not_differ(model, paired, monkeypatch):
@@ -374,3 +386,24 @@ def test_a_direction_along_which_the_means_do_not_differ(model, paired, monkeypa
 def test_a_layer_that_was_not_collected(model, paired):
     with pytest.raises(ValueError, match="layer 2 was not collected; there are 0, 1"):
         collect(model, paired, layers=[0, 1]).mean_difference(2)
+
+
+# --- activations as a result ------------------------------------------------------------------------------------------
+
+
+def test_activations_in_a_sentence_a_frame_and_a_figure(model, unpaired):
+    found = collect(model, unpaired, layers=[2, 0], tokens="response")
+    frame = found.to_frame()
+    assert frame["layer"].tolist() == [2, 0]
+    for _, row in frame.iterrows():
+        positive, negative = found.class_means(int(row["layer"]))
+        assert row["difference_norm"] == pytest.approx(float((positive - negative).norm()))
+        assert row["relative_difference"] == pytest.approx(float((positive - negative).norm() / negative.norm()))
+        assert row["cosine"] == pytest.approx(float(positive @ negative / positive.norm() / negative.norm()))
+        assert (row["n_positive"], row["n_negative"]) == (5, 3)
+        assert row["tokens_positive"] == sum(len(e.response) for e in unpaired)
+    most = frame.loc[frame["relative_difference"].idxmax(), "layer"]
+    assert f"differ most after block {most}, by" in found.summary() and "3 without (shared negatives)" in found.summary()
+    assert repr(found) == f"<Activations: {found.summary()}>" and found.summary().split(";")[0][:20] in found._repr_html_()
+    drawn: Any = found.plot()
+    assert list(drawn.data[0].x) == [0, 2] and list(drawn.data[0].y) == frame["relative_difference"].tolist()[::-1]

@@ -19,6 +19,7 @@ ORDER = (
         "reproducibility",
         "visible_text",
         "tables",
+        "keywords",
         "dataclass_options",
         "positions",
         "interventions",

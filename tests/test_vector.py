@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 from tiny import WIDTH
@@ -112,3 +114,60 @@ def test_clamps_have_no_sum(make_vector: Callable[..., Any]) -> None:
 def test_impossible_vectors_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SteeringVector(**({"direction": torch.ones(4), "factor": 1.0, "layer": 0} | fields))
+
+
+# --- what it shows ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(model: Any, data: Any) -> SteeringVector:
+    return steerlens.train(model, data, layer=1, batch_size=5, epochs=3, factor_lr=0.1, progress=False)
+
+
+def test_the_callers_frame_is_left_alone(make_vector: Callable[..., Any]) -> None:
+    given = pd.DataFrame({"step": [0, 1], "epoch": [0, 0], "loss": [2.0, 1.0]})
+    sv = make_vector(history=given, provenance={"objective": "lang", "config_source": "by hand"})
+    assert given.attrs == {} and sv.history.attrs == {"objective": "lang", "config_source": "by hand"}
+    given["loss"] = 7.0
+    assert sv.history["loss"].tolist() == [2.0, 1.0]
+    frame = sv.to_frame()
+    frame["loss"] = 8.0
+    assert sv.history["loss"].tolist() == [2.0, 1.0]
+    twice = sv.scaled(2)
+    twice.history.attrs["objective"] = "dpo"
+    assert sv.history.attrs["objective"] == "lang"
+
+
+def test_summary(trained: SteeringVector, make_vector: Callable[..., Any]) -> None:
+    assert trained.history is not None
+    loss = trained.history["loss"].iloc[-1]  # one batch an epoch
+    assert trained.summary() == (
+        f"'fish', a vector of form 'add' at p2+s2 after block 1 of tiny-gemma2: factor {trained.factor:.4g}, norm "
+        f"{trained.norm:.4g}; trained with 'lang' on 5 examples; loss {loss:.4g} in the last epoch."
+    )
+    bare = make_vector(positions=lambda mask: mask, factor=2.0)
+    assert bare.summary() == (
+        f"A vector of form 'add' at positions of a function after block 1: factor 2, norm {bare.norm:.4g}."
+    )
+
+
+def test_a_view_in_jupyter_says_where_it_acts_and_how_it_was_made(trained: SteeringVector) -> None:
+    page = trained.replace(concept="<b>sea</b>")._repr_html_()
+    assert "&lt;b&gt;sea&lt;/b&gt;" in page and "<b>sea" not in page
+    for words in ("blocks.1.hook_resid_post", "p2+s2", "tiny-gemma2", "lang", "5 examples", "42", f"{trained.norm:.4g}"):
+        assert f">{words}</td>" in page
+    assert ">changed from it</td>" in page and ">epochs, batch_size, factor_lr</td>" in page
+    bare = SteeringVector(torch.ones(4), 1.0, 0)._repr_html_()
+    assert "blocks.0.hook_resid_post" in bare and "None" not in bare and "objective" not in bare
+
+
+def test_the_history_as_frame_and_figure(trained: SteeringVector) -> None:
+    assert trained.history is not None
+    pd.testing.assert_frame_equal(trained.to_frame(), trained.history)
+    figure: Any = trained.plot()
+    assert isinstance(figure, go.Figure)
+    assert [list(trace.y) for trace in figure.data][:2] == [trained.to_frame()[name].tolist() for name in ("loss", "factor")]
+    bare = SteeringVector(torch.ones(4), 1.0, 0)
+    assert bare.to_frame().empty
+    with pytest.raises(ValueError, match="no history to plot: only `train`, `train_layers` and `train_many` keep one"):
+        bare.plot()

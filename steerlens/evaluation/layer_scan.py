@@ -16,10 +16,12 @@ from ..positions import PositionFunction
 from ..reproducibility import generator_for
 from ..result import Result
 from ..scores import SCORES
-from ..training.loop import loss, train
+from ..training.loop import train
+from ..training.objective_value import loss
 from ..training.objectives import Objective, objective_name
 from ..training.scaling import TrainConfig
-from ..training.setup import Factor, read_layers
+from ..training.settings import Factor
+from ..training.setup import read_layers
 from ..vector import SteeringVector
 from .scoring import evaluate
 

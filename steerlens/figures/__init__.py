@@ -6,6 +6,8 @@ from .benchmarks import plot_frontier as plot_frontier
 from .benchmarks import plot_harness as plot_harness
 from .benchmarks import plot_side_effects as plot_side_effects
 from .benchmarks import plot_suppression as plot_suppression
+from .edits import plot_class_means as plot_class_means
+from .edits import plot_edits as plot_edits
 from .geometry import plot_cosine_map as plot_cosine_map
 from .geometry import plot_readout as plot_readout
 from .geometry import plot_sizes as plot_sizes

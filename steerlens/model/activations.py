@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,18 +11,23 @@ from torch import Tensor
 
 from ..data import DataError, SteeringData, as_data
 from ..positions import token_index
+from ..result import Result
 from .batches import Batch, EncodedExample, check_batch_size, collate, encode_data
 from .bridge import Bridge, check_layer, check_model, hook_name, model_name
 from .chat import prefix_length
 from .forward import announced, forward, frozen, reading_hooks
 from .numbers import NotFiniteError
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
 TOKENS = ("all", "response", "last")
 """Tokens that are looked at: prompt and response without the template's beginning; the response; the text's last token."""
 
 
-@dataclass(frozen=True, eq=False)
-class Activations:
+@dataclass(frozen=True, eq=False, repr=False)
+class Activations(Result):
     """The residual stream of texts with and without a concept, averaged over each text's tokens. On the CPU."""
 
     positive: Float[Tensor, "text layer d_model"]
@@ -56,6 +61,48 @@ class Activations:
         """Mean over all positive tokens minus mean over all negative tokens, float64."""
         positive, negative = self.class_means(layer)
         return positive - negative
+
+    def summary(self) -> str:
+        """A sentence: what was read, and where the class means differ most."""
+        most = max(self.to_frame().to_dict("records"), key=lambda row: row["relative_difference"])
+        kind = "their neutral responses" if self.paired else "shared negatives"
+        blocks = ", ".join(map(str, self.layers))
+        return (
+            f"{len(self.positive)} texts with the concept and {len(self.negative)} without ({kind}), tokens {self.tokens!r}, "
+            f"read after the blocks {blocks} (d_model {self.positive.shape[-1]}); the class means differ most after block "
+            f"{most['layer']}, by {most['relative_difference']:.2f} of their norm."
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per layer: layer, texts and tokens of both classes, norms of the class means and of their difference, the
+        difference relative to the negatives' norm, and the cosine of the class means."""
+        import pandas as pd
+
+        rows = []
+        for layer in self.layers:
+            positive, negative = self.class_means(layer)
+            difference = (positive - negative).norm()
+            rows.append(
+                {
+                    "layer": layer,
+                    "n_positive": len(self.positive),
+                    "n_negative": len(self.negative),
+                    "tokens_positive": int(self.positive_counts.sum()),
+                    "tokens_negative": int(self.negative_counts.sum()),
+                    "positive_norm": float(positive.norm()),
+                    "negative_norm": float(negative.norm()),
+                    "difference_norm": float(difference),
+                    "relative_difference": float(difference / negative.norm()),
+                    "cosine": float(torch.cosine_similarity(positive, negative, dim=0)),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def plot(self) -> "go.Figure":
+        """How far apart the class means are at each layer."""
+        from ..figures import plot_class_means
+
+        return plot_class_means(self.to_frame())
 
 
 def _token_mean(means: Float[Tensor, "text d_model"], counts: Int[Tensor, " text"]) -> Float[Tensor, " d_model"]:

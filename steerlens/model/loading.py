@@ -192,8 +192,7 @@ def _from_gguf(source: Source, dtype: torch.dtype, boot: Mapping[str, Any]) -> A
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file, dtype=dtype, **_where(boot))
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # they are plain weights now
     model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
     if boot.get("device") is not None:
         model = model.to(boot["device"])

@@ -3,7 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from torch import Tensor
@@ -12,9 +13,13 @@ from ..data import Prompt
 from ..model.bridge import Bridge
 from ..model.chat import stop_tokens
 from ..model.tokenizer import token_strings
+from ..result import Result
 from .generation import as_prompts, decode, prepare
 from .hooks import Edit, PerPrompt, Recorder, Steer
 from .prompt_tracking import PassTracker
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class EditedToken:
     """edit_norm / ||h_before||: the dose in units of the token's own residual norm."""
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Result):
     """What was edited while a batch was generated. `tokens` is in the order in which the edits happened."""
 
     edits: tuple[EditedToken, ...]
@@ -48,8 +53,14 @@ class Audit:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per edited token, with the columns of `EditedToken`."""
-        columns = list(EditedToken.__dataclass_fields__)
+        columns = [field.name for field in fields(EditedToken)]
         return pd.DataFrame([vars(edit) for edit in self.edits], columns=columns)
+
+    def plot(self) -> "go.Figure":
+        """The size of the edit at each edited token."""
+        from ..figures import plot_edits
+
+        return plot_edits(self.to_frame())
 
     def summary(self) -> str:
         """A sentence: how many tokens were edited in each phase and how strongly."""

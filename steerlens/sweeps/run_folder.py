@@ -27,12 +27,12 @@ from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "positions", "interventions", "intervals", "scores", "result", "data", "vector",
-    "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers", "model.forward",
-    "model.batches",
+    "files", "reproducibility", "tables", "keywords", "positions", "interventions", "intervals", "scores", "result", "data",
+    "vector", "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
+    "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
     "training.scaling", "training.objectives", "training.logprobs", "training.callbacks", "training.parameters",
-    "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",
+    "training.settings", "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",
 )  # fmt: skip
 """The modules whose code decides what a cell's numbers are, beside the judge's."""
 ASKING = ("judges.rubrics", "judges.llm_base")

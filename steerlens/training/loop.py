@@ -7,7 +7,7 @@ others are trained beside it.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Unpack
 
 import torch
 from einops import rearrange
@@ -17,20 +17,20 @@ from tqdm import tqdm
 
 from ..data import as_data
 from ..interventions import REFT, stack
-from ..model.batches import Batch, EncodedExample, encode_data
+from ..keywords import with_keywords
+from ..model.batches import Batch, EncodedExample
 from ..model.bridge import Bridge, Hooks
 from ..model.forward import frozen
-from ..positions import PositionFunction
 from ..reproducibility import generator_for
-from ..steering.hooks import Edit, Steer, as_list, check_fits, edit_hooks, edits_for_all, masks_of
+from ..steering.hooks import Edit, edit_hooks, masks_of
 from ..vector import SteeringVector
 from . import scaling
 from .callbacks import Callback, Step
-from .logprobs import objective_logprobs, with_reference
-from .objectives import NULL, REFERENCE, Objective, needs, objective_function, row_losses
+from .logprobs import objective_logprobs
+from .objectives import needs, row_losses
 from .parameters import Row, Site
-from .scaling import TrainConfig
-from .setup import Factor, Run, prepare
+from .settings import KEYWORDS, TrainSettings, divided
+from .setup import Init, Run, prepare
 
 PASS_TOKENS = 2048
 """Tokens, padding counted, in one forward and backward pass: it bounds memory; the sums over passes are exact."""
@@ -40,62 +40,16 @@ class TrainingError(RuntimeError):
     """Training came to numbers that are not finite; no vector is returned."""
 
 
-@overload
+@with_keywords(KEYWORDS, several="train_layers")
 def train(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: int,
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
-    init: SteeringVector | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> SteeringVector: ...
-@overload
-def train(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: Sequence[int],
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
-    init: Sequence[SteeringVector] | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> list[SteeringVector]: ...
-def train(
-    model: Bridge,
-    data: Any,
-    *,
-    layer: int | Sequence[int],
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
-    init: SteeringVector | Sequence[SteeringVector] | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> SteeringVector | list[SteeringVector]:
+    model: Bridge, data: Any, *, layer: int, init: SteeringVector | None = None, **settings: Unpack[TrainSettings]
+) -> SteeringVector:
     """Train one steering vector on a frozen model.
 
     Args:
         model: a TransformerBridge; it is left as it came.
         data: `SteeringData`, or anything it can be built from.
-        layer: 0-based block whose output is edited; or several, for one vector at each, trained together.
+        layer: 0-based block whose output is edited; for a vector at each of several see `train_layers`.
         positions: the tokens that are edited; "p2+s2" is PrOSV's choice, "all" the full-sequence vector (FSSV).
         objective: "lang", "simpo" (the scaled form), "reps", "dpo", "simpo_margin" (plain SimPO), or a function of `Logprobs`.
             All but "lang" compare with neutral responses, which the data must have.
@@ -107,14 +61,15 @@ def train(
             trained jointly has factor 1.
         rank: of the ReFT forms; a steering vector has rank 1.
         config: None takes the published settings for the positions and objective, transferred to the model's width.
-        init: a vector to start from instead of a random direction and `config.factor_init`; one per layer for several.
+        epochs, batch_size, factor_lr, ...: any field of `TrainConfig`, in place of that of the config or the published
+            settings; `provenance["config_source"]` says which were changed.
+        init: a vector to start from instead of a random direction and `config.factor_init`.
         seed: of the initial direction, the order of the examples and the sampled factors.
         progress: show a progress bar.
         callbacks: called with a `Step` after each step.
 
     Returns:
-        The vector (a list in the order of the layers, if several were asked for; `steer` and `generate` take the list as
-        it is). Its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
+        The vector. Its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
         `direction_norm`, `vector_norm` and the cosines (to the first and the previous direction) are after it; `delta1`,
         `delta2`, `delta3` are the root mean squares per coordinate of `(d factor) direction`, `factor (d direction)` and
         `(d factor)(d direction)`, the parts of the vector's update (Bao et al. 2026, Sec. 4). With a ReFT form `bias` takes
@@ -122,115 +77,67 @@ def train(
 
     Raises:
         ValueError, DataError: settings or data that cannot be used, before any work starts.
+        TypeError: an unknown keyword, or a list as `layer`.
         TrainingError: the loss is not finite.
     """
-    name = getattr(data, "concept", None) or "vector"
-    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
-    runs = prepare(model, {name: as_data(data)}, config=config, init=init, seed=seed, **settings)
-    vectors = _loop(model, runs, progress, callbacks)[name]
-    return vectors if isinstance(layer, Sequence) else vectors[0]
+    name = _name(data)
+    return train_together(model, {name: data}, [layer], init, settings)[name][0]
 
 
-@overload
+@with_keywords(KEYWORDS)
+def train_layers(
+    model: Bridge, data: Any, *, layers: Sequence[int], init: Init = None, **settings: Unpack[TrainSettings]
+) -> dict[int, SteeringVector]:
+    """Train a steering vector at each of several layers, together: each step edits at all of them and updates all.
+
+    Args:
+        layers: 0-based blocks whose output is edited, each once.
+        init: vectors to start from: one per layer, as a list in the order of the layers or as layer -> vector.
+
+    All other arguments and the errors are those of `train`.
+
+    Returns:
+        layer -> its vector, in the order of `layers`; `steer` and `generate` apply them together as `list(trained.values())`.
+    """
+    name = _name(data)
+    vectors = train_together(model, {name: data}, layers, init, settings)[name]
+    return {vector.layer: vector for vector in vectors}
+
+
+@with_keywords(KEYWORDS, several="train_layers")
 def train_many(
     model: Bridge,
     datasets: Mapping[Any, Any],
     *,
     layer: int,
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
     init: SteeringVector | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, SteeringVector]: ...
-@overload
-def train_many(
-    model: Bridge,
-    datasets: Mapping[Any, Any],
-    *,
-    layer: Sequence[int],
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
-    init: Sequence[SteeringVector] | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, list[SteeringVector]]: ...
-def train_many(
-    model: Bridge,
-    datasets: Mapping[Any, Any],
-    *,
-    layer: int | Sequence[int],
-    positions: str | PositionFunction = "p2+s2",
-    objective: str | Objective = "lang",
-    form: str = "add",
-    factor: Factor = "joint",
-    rank: int = 1,
-    config: TrainConfig | None = None,
-    init: SteeringVector | Sequence[SteeringVector] | None = None,
-    seed: int = 42,
-    progress: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, SteeringVector] | dict[str, list[SteeringVector]]:
+    **settings: Unpack[TrainSettings],
+) -> dict[str, SteeringVector]:
     """Train one vector per data set in shared forward passes; each comes out as `train` alone would make it.
 
-    A step takes `config.batch_size` rows of every data set. Arguments and errors as `train`.
+    A step takes `batch_size` rows of every data set. All other arguments and the errors are those of `train`.
     """
     if not datasets:
         raise ValueError("there are no data sets to train on")
-    settings = {"layer": layer, "positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank}
-    listed = {str(name): as_data(data) for name, data in datasets.items()}
-    if len(listed) < len(datasets):
+    named = {str(name): data for name, data in datasets.items()}
+    if len(named) < len(datasets):
         raise ValueError(f"two data sets have the same name: {sorted(map(str, datasets))}")
-    trained = _loop(model, prepare(model, listed, config=config, init=init, seed=seed, **settings), progress, callbacks)
-    return trained if isinstance(layer, Sequence) else {name: vectors[0] for name, vectors in trained.items()}
+    trained = train_together(model, named, [layer], init, settings)
+    return {name: vectors[0] for name, vectors in trained.items()}
 
 
-def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12) -> float:
-    """Mean objective over the data with a vector on (None = unsteered, a list = together), without training.
-
-    The Null intervention of "reps" acts along the vector's `direction`, whatever the sign of its factor, as in training.
-
-    Raises:
-        ValueError, DataError: as `train`.
-    """
-    function = objective_function(objective)
-    vectors = as_list(sv)
-    for vector in vectors:
-        check_fits(model, vector)
-    needed = needs(function)
-    if NULL in needed and any(vector.form in REFT for vector in vectors):
-        raise ValueError("a ReFT form has no Null intervention, which this objective needs")
-    encoded = encode_data(model, as_data(data), neutral=bool(needed))
-
-    def hooks_for(batch: Batch, example: Tensor, form: str | None) -> Hooks:
-        acting = vectors if form is None else [sv.replace(form=form, factor=_null_factor(sv)) for sv in vectors]
-        return edit_hooks(edits_for_all(acting), masks_of(batch))
-
-    total = weight = 0.0
-    with torch.no_grad(), frozen(model):
-        if REFERENCE in needed:
-            encoded = with_reference(model, encoded, batch_size)
-        for start in range(0, len(encoded), batch_size):
-            part = encoded[start : start + batch_size]
-            rows = row_losses(function, objective_logprobs(model, part, needed, hooks_for))
-            total += float(rows.loss.double().sum())
-            weight += float(rows.weight.double().sum())
-    return total / weight
+def _name(data: Any) -> str:
+    return getattr(data, "concept", None) or "vector"
 
 
-def _null_factor(sv: SteeringVector) -> float:
-    """Strength of a vector's Null intervention: what was trained, else 1 (the paper's)."""
-    return float(sv.provenance.get("null_factor", 1.0))
+def train_together(
+    model: Bridge, datasets: Mapping[str, Any], layers: Sequence[int], init: Init, settings: TrainSettings
+) -> dict[str, list[SteeringVector]]:
+    """Vectors for every data set at every layer, in shared passes: name -> its vectors, in the order of the layers."""
+    chosen, changes = divided(settings)
+    examples = {name: as_data(data) for name, data in datasets.items()}
+    runs = prepare(model, examples, layers, init=init, settings=chosen, changes=changes)
+    return _loop(model, runs, chosen.progress, chosen.callbacks)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -248,28 +155,28 @@ def _loop(
     bar = tqdm(total=max(run.n_steps for _, run in listed), desc="train", disable=not progress)
     with bar, frozen(model), torch.enable_grad():
         for step in range(bar.total):
-            active = [place for place, (_, run) in enumerate(listed) if step < run.n_steps]
+            active = [index for index, (_, run) in enumerate(listed) if step < run.n_steps]
             optimizer.zero_grad(set_to_none=True)
-            chosen = [listed[place][1] for place in active]
-            for place, run in zip(active, chosen, strict=True):
-                _draw_factor(run, draws[place])
-            losses = backward(model, chosen, [next(batches[place]) for place in active])
-            _check_finite(step, losses, [listed[place] for place in active])
+            chosen = [listed[index][1] for index in active]
+            for index, run in zip(active, chosen, strict=True):
+                _draw_factor(run, draws[index])
+            losses = backward(model, chosen, [next(batches[index]) for index in active])
+            _check_finite(step, losses, [listed[index] for index in active])
             before = [[site.moment() for site in run.sites] for run in chosen]
             for group, (_, rate, n_steps) in zip(optimizer.param_groups, trained, strict=True):
                 group["lr"] = rate * scaling.learning_rate_scale(min(step, n_steps), n_steps)
             norms = [[site.clip() for site in run.sites] for run in chosen]
             optimizer.step()
-            for place, run, value, old, norm in zip(active, chosen, losses, before, norms, strict=True):
+            for index, run, value, old, norm in zip(active, chosen, losses, before, norms, strict=True):
                 rows = run.record(step, value, old, norm)
                 for site, row in zip(run.sites, rows, strict=True):
-                    _tell(callbacks, listed[place][0], run, site, row)
+                    _call_back(callbacks, listed[index][0], run, site, row)
             bar.update()
             bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", factor=f"{float(chosen[0].sites[0].factor.detach()):.2f}")
     return {name: run.finish() for name, run in listed}
 
 
-def _tell(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
+def _call_back(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
     for callback in callbacks:
         rows = site.moment().directions.cpu()
         callback(Step(name, run.n_steps, row, site.layer, rows if site.form in REFT else rows[0]))
@@ -292,10 +199,10 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
     config = runs[0].shared.config
     totals = torch.zeros(2, len(runs), dtype=torch.float64)
     for part in range(config.accumulate):
-        place = slice(part * config.batch_size, (part + 1) * config.batch_size)
-        rows = [(index, example) for index, batch in enumerate(batches) for example in batch[place]]
-        for some in _by_length(rows):
-            totals += _backward_pass(model, runs, some)
+        part_rows = slice(part * config.batch_size, (part + 1) * config.batch_size)
+        rows = [(index, example) for index, batch in enumerate(batches) for example in batch[part_rows]]
+        for alike in _by_length(rows):
+            totals += _backward_pass(model, runs, alike)
     for run, weight in zip(runs, totals[1].tolist(), strict=True):
         for parameter, _ in (pair for site in run.sites for pair in site.trained()):
             if parameter.grad is not None:
@@ -305,14 +212,14 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
 
 def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tuple[int, EncodedExample]]]:
     """Rows of like length together, so that little of a pass is padding, and no pass grows with the number of vectors."""
-    some: list[tuple[int, EncodedExample]] = []
+    alike: list[tuple[int, EncodedExample]] = []
     for row in sorted(rows, key=lambda row: row[1].length):
-        if some and (len(some) + 1) * row[1].length > PASS_TOKENS:
-            yield some
-            some = []
-        some.append(row)
-    if some:
-        yield some
+        if alike and (len(alike) + 1) * row[1].length > PASS_TOKENS:
+            yield alike
+            alike = []
+        alike.append(row)
+    if alike:
+        yield alike
 
 
 def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:

@@ -98,20 +98,27 @@ class Site:
         """The vector's part of the history's row, after a step from `before`."""
         now = self.moment()
         turned, rescaled = now.directions - before.directions, now.scales - before.scales
-        pull = (self.factor if self.bias is None else self.bias).grad
         row: Row = {
             "factor": float(self.factor.detach()),
             "direction_norm": float(now.directions.norm()),
             "vector_norm": float((now.scales @ now.directions).norm()),
             "direction_grad_norm": grad_norm,
-            "factor_grad": 0.0 if pull is None else float(pull if self.bias is None else pull.norm()),
+            "factor_grad": self._factor_grad(),
             "delta1": _spread(rescaled @ before.directions),
             "delta2": _spread(before.scales @ turned),
             "delta3": _spread(rescaled @ turned),
             "cos_init": _cosine(now.directions, self.first.directions),
             "cos_prev": _cosine(now.directions, before.directions),
         }
-        return row | ({"null_factor": float(self.null_factor.detach())} if self.null_factor.requires_grad else {})
+        if self.null_factor.requires_grad:
+            row["null_factor"] = float(self.null_factor.detach())
+        return row
+
+    def _factor_grad(self) -> float:
+        """The factor's gradient; of a ReFT form the norm of the bias's."""
+        if self.bias is not None:
+            return 0.0 if self.bias.grad is None else float(self.bias.grad.norm())
+        return 0.0 if self.factor.grad is None else float(self.factor.grad)
 
     def finish(
         self, positions: str | PositionFunction, concept: str | None, provenance: dict[str, Any], factor: float | None
@@ -149,24 +156,34 @@ def new_site(
     seed: int,
 ) -> Site:
     """Parameters at their start (Algorithm 1, line 1), or those of `init`. `factors` are given ones; none = trained."""
-    reft, draw = form in REFT, generator_for(seed, "direction")
-    rows = [scaling.initial_direction(config, width, draw) for _ in range(rank)]
-    direction = init.direction.clone() if init is not None else torch.stack(rows) if reft else rows[0]
+    reft = form in REFT
     null = config.null_factor_init
-    begun = 1.0 if reft else (null or 1.0) if form == "null" else scaling.initial_factor(config, width)
-    start = begun if init is None else init.factor
-    if null is not None and init is not None:
-        null = init.provenance.get("null_factor", null)
-    suppressing = null is not None and form != "null"
+    if init is not None:
+        direction, start = init.direction.clone(), init.factor
+        null = null if null is None else init.provenance.get("null_factor", null)
+    else:
+        draw = generator_for(seed, "direction")
+        rows = [scaling.initial_direction(config, width, draw) for _ in range(rank)]
+        direction, start = torch.stack(rows) if reft else rows[0], _initial_factor(form, config, width)
+    strength = 1.0 if null is None or form == "null" else float(null)
     site = Site(
         layer,
         form,
         direction.to(device).requires_grad_(),
         torch.tensor(factors[0] if factors else start, device=device, requires_grad=not factors and not reft),
-        torch.tensor(float(null) if null is not None and suppressing else 1.0, device=device, requires_grad=suppressing),
+        torch.tensor(strength, device=device, requires_grad=null is not None and form != "null"),
         config,
     )
     return _with_reading(site, init) if reft else site
+
+
+def _initial_factor(form: str, config: TrainConfig, width: int) -> float:
+    """Of the form "null" a strength; of a ReFT form 1, its bias being in the role of the factor."""
+    if form in REFT:
+        return 1.0
+    if form == "null":
+        return float(config.null_factor_init or 1.0)
+    return scaling.initial_factor(config, width)
 
 
 def _with_reading(site: Site, init: SteeringVector | None) -> Site:
@@ -184,9 +201,9 @@ def _with_reading(site: Site, init: SteeringVector | None) -> Site:
     if init is not None:
         assert init.read is not None and init.bias is not None
         read, bias = init.read / scales[:, None], init.bias / scales
-    place = site.direction.device
-    read, bias = read.to(place).requires_grad_(), bias.to(place).requires_grad_()
-    return replace(site, read=read, bias=bias, scales=scales.to(place))
+    device = site.direction.device
+    read, bias = read.to(device).requires_grad_(), bias.to(device).requires_grad_()
+    return replace(site, read=read, bias=bias, scales=scales.to(device))
 
 
 def _spread(change: Tensor) -> float:

@@ -130,9 +130,10 @@ def published_row(model_name: str | None, positions: str, objective: str) -> Pub
     positions = str(canonical_positions(positions))
     base = (model_name or "").split("/")[-1]
     model = next((name for name in _MODELS if name.lower() == base.lower()), FALLBACK_MODEL)
-    place = "all" if positions in ("all", "response") else "p2+s2"
-    goal = "lang" if objective == "lang" else "simpo"
-    return next(row for row in PUBLISHED if row[0] == model and row[3:5] == (place, goal))
+    known_positions = "all" if positions in ("all", "response") else "p2+s2"
+    known_objective = "lang" if objective == "lang" else "simpo"
+    wanted = (model, known_positions, known_objective)
+    return next(row for row in PUBLISHED if (row.model_name, row.positions, row.objective) == wanted)
 
 
 def published(model_name: str | None, positions: str = "p2+s2", objective: str = "lang") -> TrainConfig:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +22,10 @@ from .logprobs import with_reference
 from .objectives import NULL, REFERENCE, Objective, needs, objective_function, objective_name
 from .parameters import Moment, Row, Site, new_site
 from .scaling import TrainConfig
+from .settings import Factor, Settings
 
-Factor = str | int | float | Sequence[int | float]
-"""How the factor is got: "joint" (trained), a number (fixed), or numbers from which each step draws one."""
+Init = SteeringVector | Sequence[SteeringVector] | Mapping[int, SteeringVector] | None
+"""Where training starts: one vector per layer, in the order of the layers or by layer, or nowhere in particular."""
 
 
 class Shared(NamedTuple):
@@ -61,9 +62,9 @@ class Run:
         size = config.batch_size * config.accumulate
         for _ in range(config.epochs):
             n = len(self.examples)
-            places = torch.randperm(n, generator=order).tolist() if config.shuffle else list(range(n))
+            indices = torch.randperm(n, generator=order).tolist() if config.shuffle else list(range(n))
             for start in range(0, n, size):
-                yield [self.examples[place] for place in places[start : start + size]]
+                yield [self.examples[index] for index in indices[start : start + size]]
 
     def record(self, step: int, loss: float, before: Sequence[Moment], grad_norms: Sequence[float]) -> list[Row]:
         """Append the history's row of a step that has just been taken, at each layer."""
@@ -86,90 +87,109 @@ class Run:
 def prepare(
     model: Bridge,
     datasets: Mapping[str, SteeringData],
+    layers: Sequence[int],
     *,
-    layer: int | Sequence[int],
-    positions: str | PositionFunction,
-    objective: str | Objective,
-    form: str,
-    factor: Factor,
-    rank: int,
-    config: TrainConfig | None,
-    init: SteeringVector | Sequence[SteeringVector] | None,
-    seed: int,
+    init: Init = None,
+    settings: Settings,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Run]:
     """Check everything that can be checked before work starts, and set up one run per data set.
+
+    Args:
+        changes: fields that replace those of `settings.config`, or of the published settings.
 
     Raises:
         ValueError, DataError: settings or data that cannot be used.
     """
     check_model(model)
-    layers = read_layers(model, layer)
-    if torch.is_inference_mode_enabled():
-        raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
-    if config is not None and not isinstance(config, TrainConfig):
-        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
-    if not isinstance(seed, int):
-        raise ValueError(f"the seed is {seed!r}; it must be a whole number")
-    positions = canonical_positions(positions)
-    function = objective_function(objective)
-    needed = needs(function)
-    check_form(form, rank, needed, d_model(model))
-    factors = read_factors(factor)
-    starts = _read_init(model, init, layers, form, rank)
-    if config is not None and config.null_factor_init is not None and NULL not in needed and form != "null":
-        raise ValueError(f"null_factor_init is set, but the objective {objective_name(objective)!r} has no Null intervention")
-    config, source = published_settings(model, positions, objective) if config is None else (config, "given by the caller")
-    shared = Shared(layers, positions, function, form, config, factors)
-    common = identity(model) | _description(shared, objective, factor, rank, source, init is not None, seed)
+    shared, source = _read_settings(model, read_layers(model, layers), settings, changes or {})
+    needed = needs(shared.objective)
+    starts = _read_init(model, init, shared.layers, settings.form, settings.rank)
+    common = identity(model) | _description(shared, settings, source, init is not None)
     runs = {}
     for name, data in datasets.items():
-        examples = encode_data(model, data, config.max_response_tokens, config.append_eos, neutral=bool(needed))
-        if REFERENCE in needed:
-            with frozen(model):
-                examples = with_reference(model, examples, config.batch_size)
         provenance = common | {"data_hash": data.hash, "n_examples": len(data)}
+        examples = _encode(model, data, shared.config, needed)
         sites = [
-            new_site(at, form, rank, config, factors, start, d_model(model), device(model), site_seed(seed, place))
-            for place, (at, start) in enumerate(zip(layers, starts, strict=True))
+            new_site(
+                layer,
+                settings.form,
+                settings.rank,
+                shared.config,
+                shared.factors,
+                start,
+                d_model(model),
+                device(model),
+                site_seed(settings.seed, index),
+            )
+            for index, (layer, start) in enumerate(zip(shared.layers, starts, strict=True))
         ]
-        runs[name] = Run(shared, data, examples, sites, provenance, seed)
+        runs[name] = Run(shared, data, examples, sites, provenance, settings.seed)
     return runs
 
 
-def _description(
-    shared: Shared, objective: str | Objective, factor: Factor, rank: int, source: str, from_vector: bool, seed: int
-) -> dict[str, Any]:
+def _read_settings(
+    model: Bridge, layers: tuple[int, ...], settings: Settings, changes: Mapping[str, Any]
+) -> tuple[Shared, str]:
+    """The settings, checked, and where those of the optimiser come from."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("training needs gradients, which torch.inference_mode switches off: leave it first")
+    if settings.config is not None and not isinstance(settings.config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig, got {type(settings.config).__name__}")
+    if not isinstance(settings.seed, int):
+        raise ValueError(f"the seed is {settings.seed!r}; it must be a whole number")
+    positions = canonical_positions(settings.positions)
+    objective = objective_function(settings.objective)
+    check_form(settings.form, settings.rank, needs(objective), d_model(model))
+    factors = read_factors(settings.factor)
+    config, source = read_config(model, positions, settings.objective, settings.config, changes)
+    if config.null_factor_init is not None and NULL not in needs(objective) and settings.form != "null":
+        name = objective_name(settings.objective)
+        raise ValueError(f"null_factor_init is set, but the objective {name!r} has no Null intervention")
+    return Shared(layers, positions, objective, settings.form, config, factors), source
+
+
+def _encode(model: Bridge, data: SteeringData, config: TrainConfig, needed: frozenset[str]) -> list[EncodedExample]:
+    """Token ids, and what the unsteered model says of them where the objective compares with it."""
+    examples = encode_data(model, data, config.max_response_tokens, config.append_eos, neutral=bool(needed))
+    if REFERENCE not in needed:
+        return examples
+    with frozen(model):
+        return with_reference(model, examples, config.batch_size)
+
+
+def _description(shared: Shared, settings: Settings, source: str, from_vector: bool) -> dict[str, Any]:
     """How the vectors are trained, as JSON values."""
+    given = isinstance(settings.factor, (str, int, float))
     return {
         "positions": shared.positions if isinstance(shared.positions, str) else "function",
         "form": shared.form,
-        "rank": rank,
-        "objective": objective_name(objective),
-        "factor": factor if isinstance(factor, (str, int, float)) else list(shared.factors),
+        "rank": settings.rank,
+        "objective": objective_name(settings.objective),
+        "factor": settings.factor if given else list(shared.factors),
         "layers_trained_together": list(shared.layers),
         "config": asdict(shared.config),
         "config_source": source,
         "init": "given vector" if from_vector else None,
-        "seed": seed,
+        "seed": settings.seed,
         "versions": software_versions(),
     }
 
 
-def site_seed(seed: int, place: int) -> int:
+def site_seed(seed: int, index: int) -> int:
     """The seed of the initial direction at the n-th layer: the run's own at the first, so that one layer is as alone."""
-    return seed if place == 0 else int(torch.randint(2**62, (), generator=generator_for(seed, f"layer {place}")))
+    return seed if index == 0 else int(torch.randint(2**62, (), generator=generator_for(seed, f"layer {index}")))
 
 
-def read_layers(model: Bridge, layer: int | Sequence[int]) -> tuple[int, ...]:
+def read_layers(model: Bridge, layers: Sequence[int]) -> tuple[int, ...]:
     """The layers as a tuple; raises ValueError if there is none, one twice, or one that the model does not have."""
-    if not isinstance(layer, (int, Sequence)):
-        raise ValueError(f"layer {layer!r}: give a block's index, or a list of them")
-    layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise ValueError(f"layers is {layers!r}: give a list of blocks, such as [8, 10]")
+    for layer in layers:
+        check_layer(model, layer)
     if not layers or len(set(layers)) < len(layers):
         raise ValueError(f"the layers {list(layers)} must be at least one, each once")
-    for one in layers:
-        check_layer(model, one)
-    return layers
+    return tuple(layers)
 
 
 def check_form(form: str, rank: int, needed: frozenset[str], width: int) -> None:
@@ -188,13 +208,16 @@ def check_form(form: str, rank: int, needed: frozenset[str], width: int) -> None
         raise ValueError(f'the form {form!r} has no Null intervention, which this objective needs: use objective="simpo"')
 
 
-def _read_init(
-    model: Bridge, init: SteeringVector | Sequence[SteeringVector] | None, layers: Sequence[int], form: str, rank: int
-) -> list[SteeringVector | None]:
+def _read_init(model: Bridge, init: Init, layers: Sequence[int], form: str, rank: int) -> list[SteeringVector | None]:
     """The vector to start from at each layer, or None."""
     if init is None:
         return [None] * len(layers)
-    vectors = [init] if isinstance(init, SteeringVector) else list(init)
+    if isinstance(init, Mapping):
+        if missing := [layer for layer in layers if layer not in init]:
+            raise ValueError(f"init has vectors for the layers {list(init)}, and none for {missing}")
+        vectors = [init[layer] for layer in layers]
+    else:
+        vectors = [init] if isinstance(init, SteeringVector) else list(init)
     if len(vectors) != len(layers):
         raise ValueError(f"init has {len(vectors)} vectors for {len(layers)} layers")
     for vector in vectors:
@@ -220,13 +243,34 @@ def read_factors(factor: Factor) -> tuple[float, ...]:
     return listed
 
 
+def read_config(
+    model: Bridge,
+    positions: str | PositionFunction,
+    objective: str | Objective,
+    config: TrainConfig | None,
+    changes: Mapping[str, Any],
+) -> tuple[TrainConfig, str]:
+    """The config, or the published one if it is None, with some fields replaced, and a sentence on where it comes from."""
+    if config is None:
+        base, source = published_settings(model, positions, objective)
+    else:
+        base, source = config, "given by the caller"
+    if not changes:
+        return base, source
+    return replace(base, **changes), f"{source}, changed: {', '.join(changes)}"
+
+
 def published_settings(model: Bridge, positions: str | PositionFunction, objective: str | Objective) -> tuple[TrainConfig, str]:
     """The published settings at this model's width, and a sentence on where they come from."""
-    place, goal, name = positions if isinstance(positions, str) else "p2+s2", objective_name(objective), model_name(model)
-    row, width = scaling.published_row(name, place, goal), d_model(model)
-    asked = {"model": (name.split("/")[-1], row.model_name), "positions": (positions, row.positions)}
-    asked["objective"] = (goal, row.objective)
-    missing = [f"{what} {wish if isinstance(wish, str) else 'function'}" for what, (wish, got) in asked.items() if wish != got]
+    wanted = {
+        "model": model_name(model).split("/")[-1],
+        "positions": positions if isinstance(positions, str) else "function",
+        "objective": objective_name(objective),
+    }
+    known_positions = positions if isinstance(positions, str) else "p2+s2"
+    row, width = scaling.published_row(model_name(model), known_positions, wanted["objective"]), d_model(model)
+    found = {"model": row.model_name, "positions": row.positions, "objective": row.objective}
+    missing = [f"{name} {value}" for name, value in wanted.items() if value != found[name]]
     why = f"; the table has no row for {', '.join(missing)}: the nearest was taken" if missing else ""
     source = (
         f"published for {row.model_name}, {row.positions}, {row.objective} (Bao et al. 2026, Table 11), "

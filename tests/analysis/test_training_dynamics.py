@@ -24,6 +24,10 @@ def train(model: Any, data: Any, **changes: Any) -> Any:
     return steerlens.train(model, data, **({"layer": 1, "config": QUICK, "progress": False} | changes))
 
 
+def train_layers(model: Any, data: Any, **changes: Any) -> list[SteeringVector]:
+    return list(steerlens.train_layers(model, data, layers=[0, 2], config=QUICK, progress=False, **changes).values())
+
+
 @pytest.fixture(scope="module")
 def history() -> pd.DataFrame:
     """Forty steps of made-up numbers."""
@@ -74,7 +78,7 @@ def test_cosine_to_the_end_from_the_directions(model: Any, data: Any) -> None:
 
 def test_the_recorder_finds_the_run_of_each_vector(model: Any, data: Any) -> None:
     recorder = DirectionRecorder()
-    layers = train(model, data, layer=[0, 2], callbacks=[recorder])
+    layers = train_layers(model, data, callbacks=[recorder])
     again = train(model, data, layer=2, seed=7, callbacks=[recorder])
     assert [(run.name, run.layer) for run in recorder.runs] == [("fish", 0), ("fish", 2), ("fish", 2)]
     assert {len(run.directions) for run in recorder.runs} == {15}
@@ -95,7 +99,7 @@ def test_a_low_rank_form(model: Any, data: Any) -> None:
 
 
 def test_several_at_once_are_as_alone(model: Any, data: Any) -> None:
-    layers = train(model, data, layer=[0, 2])
+    layers = train_layers(model, data)
     both = dynamics(layers)
     assert list(both.histories()) == ["layer 0", "layer 2"]
     alone = dynamics({"layer 2": layers[1]}).frame

@@ -164,6 +164,10 @@ FIGURES: dict[str, Callable[[World], Any]] = {
     "plot_history": lambda world: figures.plot_history(histories(world)),
     "plot_trajectories": lambda world: figures.plot_trajectories(histories(world)),
     "plot_updates": lambda world: figures.training.plot_updates(histories(world)),
+    "plot_edits": lambda world: steerlens.audit(world.model, list(world.prompts), world.sv, max_new_tokens=4).plot(),
+    "plot_class_means": lambda world: figures.plot_class_means(
+        pd.DataFrame({"layer": [2, 0, 1], "relative_difference": [0.3, 0.1, 0.2], "difference_norm": [6.0, 1.0, 3.0]})
+    ),
     "plot_scan": lambda world: scan().plot(),
     "plot_selection": lambda world: selection(world).plot(),
     "plot_scores": lambda world: figures.plot_scores(scores()),

@@ -1,5 +1,6 @@
 """The audit: which tokens were edited when, where and by how much, against the oracle's places and norms."""
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -61,3 +62,18 @@ def test_it_reads_well(model: Any, make_vector: Callable[..., Any]) -> None:
     nothing = steerlens.audit(model, "Hi", None, **OPTIONS)
     assert nothing.summary() == "No token was edited in 1 rows."
     assert nothing.to_frame().empty and "relative" in nothing.to_frame()
+
+
+def test_it_is_shown_in_a_sentence_and_a_figure(model: Any, make_vector: Callable[..., Any]) -> None:
+    audit = steerlens.audit(model, TEXTS[:2], make_vector(), **OPTIONS)
+    assert repr(audit) == f"<Audit: {audit.summary()}>" and html.escape(audit.summary()) in audit._repr_html_()
+    drawn: Any = audit.plot()
+    frame = audit.to_frame()
+    points = [(trace.name, int(x), y) for trace in drawn.data for x, y in zip(trace.x, trace.y, strict=True)]
+    columns = (frame[name] for name in ("row", "index", "relative"))
+    expected = [(f"prompt {row}, layer 1", index, size) for row, index, size in zip(*columns, strict=True)]
+    assert points == expected
+    alone: Any = steerlens.audit(model, "a b", make_vector(), **OPTIONS).plot()
+    assert list(alone.layout.xaxis.ticktext) == ["&lt;bos&gt;", "a", "·", "b"]
+    nothing: Any = steerlens.audit(model, "Hi", None, **OPTIONS).plot()
+    assert not nothing.data and "No token was edited." in nothing.layout.title.subtitle.text

@@ -177,7 +177,7 @@ def test_a_sampled_row_is_the_same_alone(bench: Bench, make_vector: Callable[...
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": 600}, r"prompt 0 has \d+ tokens; with 600 new ones it exceeds the context"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
-        ({"batch_size": 0}, "batch_size 0 at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
 def test_bad_requests_for_generation(gemma: Bench, options: Any, words: str) -> None:

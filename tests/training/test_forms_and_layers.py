@@ -16,7 +16,8 @@ from steerlens import SteeringVector, TrainConfig
 from steerlens.interventions import orthonormal
 from steerlens.model.forward import frozen
 from steerlens.training import scaling
-from steerlens.training.loop import backward
+from steerlens.training.loop import backward, train_together
+from steerlens.training.settings import Settings
 from steerlens.training.setup import prepare
 
 CONFIG = TrainConfig(epochs=3, batch_size=3, factor_init=0.3, direction_init=4.0, factor_lr=0.3, direction_lr=0.05)
@@ -27,9 +28,12 @@ def train(model: Any, data: Any, **settings: Any) -> Any:
     return steerlens.train(model, data, **({"layer": 1, "config": CONFIG, "progress": False} | settings))
 
 
-def runs_of(model: Any, data: Any, config: TrainConfig, **settings: Any) -> Any:
-    base = {"layer": 1, "positions": "p2+s2", "objective": "lang", "form": "add", "factor": "joint", "rank": 1}
-    return prepare(model, {"x": data}, config=config, init=None, seed=0, **(base | settings))["x"]
+def train_layers(model: Any, data: Any, layers: Any, **settings: Any) -> Any:
+    return steerlens.train_layers(model, data, layers=layers, **({"config": CONFIG, "progress": False} | settings))
+
+
+def runs_of(model: Any, data: Any, config: TrainConfig, layers: Any = (1,), **settings: Any) -> Any:
+    return prepare(model, {"x": data}, layers, settings=Settings(config=config, seed=0, **settings))["x"]
 
 
 def reft(h: Tensor, rows: Tensor, read: Tensor, bias: Tensor, form: str) -> Tensor:
@@ -137,7 +141,7 @@ def test_reft_vectors_are_checked() -> None:
 def test_layers_are_trained_together(benches: Any, data: Any) -> None:
     """One loss, a gradient at each layer, equal to a naive pass with both hooks on."""
     bench = benches("llama")
-    run = runs_of(bench.model, data, replace(CONFIG, batch_size=5), layer=[0, 2])
+    run = runs_of(bench.model, data, replace(CONFIG, batch_size=5), layers=[0, 2])
     with frozen(bench.model):
         (loss,) = backward(bench.model, [run], [run.examples])
     leaves = [(s.direction.detach().clone().requires_grad_(), s.factor.detach().clone().requires_grad_()) for s in run.sites]
@@ -156,27 +160,40 @@ def test_layers_are_trained_together(benches: Any, data: Any) -> None:
         assert float(site.factor.grad) == pytest.approx(float(alpha.grad), rel=1e-4)
 
 
-def test_a_list_of_layers_gives_a_list_of_vectors(model: Any, data: Any) -> None:
-    pair = train(model, data, layer=[2, 0], config=TrainConfig(epochs=20, batch_size=5, factor_init=0.3, factor_lr=0.3))
+def test_layers_give_a_vector_each(model: Any, data: Any) -> None:
+    config = TrainConfig(epochs=20, batch_size=5, factor_init=0.3, factor_lr=0.3)
+    trained = train_layers(model, data, [2, 0], config=config)
+    assert list(trained) == [2, 0]
+    pair = list(trained.values())
     assert [sv.layer for sv in pair] == [2, 0]
     assert [sv.provenance["hook_point"] for sv in pair] == ["blocks.2.hook_resid_post", "blocks.0.hook_resid_post"]
     assert torch.equal(torch.tensor(pair[0].history["loss"]), torch.tensor(pair[1].history["loss"]))
     assert steerlens.loss(model, pair, data) < steerlens.loss(model, None, data)
     assert steerlens.generate(model, PROMPTS[0], pair, temperature=0) != steerlens.generate(model, PROMPTS[0], temperature=0)
-    (only,), alone = train(model, data, layer=[1]), train(model, data, layer=1)
-    assert only == alone
+    only, alone = train_layers(model, data, [1]), train(model, data, layer=1)
+    assert only == {1: alone} and only[1].history.equals(alone.history)
+
+
+def test_training_at_layers_goes_on_from_what_it_gave(model: Any, data: Any) -> None:
+    """A list in the order of the layers and a mapping from them mean the same."""
+    first = train_layers(model, data, [2, 0], seed=3)
+    by_layer, listed = (train_layers(model, data, [2, 0], init=init) for init in (first, list(first.values())))
+    for layer, sv in by_layer.items():
+        assert torch.equal(sv.direction, listed[layer].direction) and sv.factor == listed[layer].factor
+        assert not torch.equal(sv.direction, train_layers(model, data, [2, 0])[layer].direction)
+    with pytest.raises(ValueError, match=r"init has vectors for the layers \[2, 0\], and none for \[1\]"):
+        train_layers(model, data, [2, 1], init=first)
 
 
 def test_many_data_sets_at_many_layers_are_as_alone(model: Any, data: Any) -> None:
     other = steerlens.SteeringData([{"prompt": p, "response": r[::-1]} for p, r in zip(PROMPTS, RESPONSES, strict=True)])
-    for settings in ({"layer": [0, 2]}, {"form": "loreft", "rank": 2}):
-        full: dict[str, Any] = {"layer": 1, "config": CONFIG, "progress": False} | settings
-        together = steerlens.train_many(model, {"a": data, "b": other}, **full)
+    for layers, form in (([0, 2], {}), ([1], {"form": "loreft", "rank": 2})):
+        full: dict[str, Any] = {"config": CONFIG, "progress": False} | form
+        together = train_together(model, {"a": data, "b": other}, layers, None, full)  # pyright: ignore[reportArgumentType]
         for name, rows in (("a", data), ("b", other)):
-            alone = steerlens.train(model, rows, **full)
-            pairs = zip(together[name], alone, strict=True) if isinstance(alone, list) else [(together[name], alone)]
-            for many, one in pairs:
-                torch.testing.assert_close(many.vector, one.vector, atol=1e-4, rtol=1e-3)
+            alone = steerlens.train_layers(model, rows, layers=layers, **full)
+            for many, single in zip(together[name], alone.values(), strict=True):
+                torch.testing.assert_close(many.vector, single.vector, atol=1e-4, rtol=1e-3)
 
 
 def test_a_second_factor_for_suppression_is_trained(model: Any) -> None:
@@ -203,15 +220,19 @@ def test_what_does_not_go_together_is_refused(model: Any, data: Any, make_vector
         ({"form": "loreft", "rank": 0}, "rank 0: it must be a whole number"),
         ({"form": "loreft", "rank": 49}, "rank 49: the residual stream has 48 dimensions"),
         ({"form": "null", "objective": "reps"}, "is itself the Null intervention"),
-        ({"layer": []}, "must be at least one, each once"),
-        ({"layer": [1, 1]}, "must be at least one, each once"),
-        ({"layer": [0, 9]}, "layer 9 does not exist"),
-        ({"layer": [0, 1], "init": make_vector()}, "init has 1 vectors for 2 layers"),
         ({"form": "loreft", "init": make_vector()}, "init has form 'add' and rank 1; form 'loreft' of rank 1"),
         ({"form": "loreft", "objective": "reps"}, "has no Null intervention"),
     ):
         with pytest.raises(ValueError, match=words):
             train(model, paired, **settings)
+    for layers, settings, words in (
+        ([], {}, "must be at least one, each once"),
+        ([1, 1], {}, "must be at least one, each once"),
+        ([0, 9], {}, "layer 9 does not exist"),
+        ([0, 1], {"init": make_vector()}, "init has 1 vectors for 2 layers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_layers(model, paired, layers, **settings)
     trained = train(model, paired, form="loreft")
     with pytest.raises(ValueError, match="no Null intervention"):
         steerlens.loss(model, trained, paired, "reps")
@@ -255,10 +276,10 @@ def test_a_reft_starts_as_large_as_a_vector_and_reads_as_it_writes(model: Any, d
 
 
 def test_layers_start_apart(model: Any, data: Any) -> None:
-    first, second, third = (site.direction.detach() for site in runs_of(model, data, CONFIG, layer=[0, 1, 2]).sites)
+    first, second, third = (site.direction.detach() for site in runs_of(model, data, CONFIG, layers=[0, 1, 2]).sites)
     for a, b in ((first, second), (second, third), (first, third)):
         assert abs(float(torch.nn.functional.cosine_similarity(a, b, dim=0))) < 0.6
-    assert torch.equal(first, runs_of(model, data, CONFIG, layer=0).sites[0].direction)
+    assert torch.equal(first, runs_of(model, data, CONFIG, layers=[0]).sites[0].direction)
 
 
 def test_null_is_trained_as_a_strength(model: Any, data: Any) -> None:

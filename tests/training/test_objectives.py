@@ -25,6 +25,7 @@ from steerlens.training.objectives import (
     simpo,
     simpo_margin,
 )
+from steerlens.training.settings import Settings
 from steerlens.training.setup import prepare
 
 NEUTRALS = ("No idea.", "A town, I think", "Cats eat what they are given.", "Hello", "x and y")
@@ -80,8 +81,8 @@ def formula(name: str, steered: Any, other: Any, naive: Naive) -> Tensor:
 def test_value_and_gradient_equal_the_formula(benches, paired, architecture, name, positions):
     bench = benches(architecture)
     config = steerlens.TrainConfig(epochs=1, batch_size=len(paired), factor_init=0.5, direction_init=4.0)
-    settings = {"layer": LAYER, "positions": positions, "objective": name, "form": "add", "factor": "joint", "rank": 1}
-    (run,) = prepare(bench.model, {"x": paired}, config=config, init=None, seed=0, **settings).values()
+    settings = Settings(positions=positions, objective=name, config=config, seed=0)
+    (run,) = prepare(bench.model, {"x": paired}, [LAYER], settings=settings).values()
     with frozen(bench.model):
         (loss,) = backward(bench.model, [run], [run.examples])
     (site,) = run.sites

@@ -1,9 +1,10 @@
 """Training: its record, its randomness, its settings, its failures; the numbers themselves stand in test_exactness."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from steerlens.training import scaling
 from steerlens.training.callbacks import Step
 from steerlens.training.loop import TrainingError
 from steerlens.training.objectives import Logprobs
+from steerlens.training.settings import Settings, TrainSettings
 
 # exactly as the design lists them
 COLUMNS = ["step", "epoch", "loss", "factor", "direction_norm", "vector_norm", "direction_grad_norm", "factor_grad"]
@@ -202,6 +204,56 @@ def test_an_objective_of_ones_own(model: Any, data: Any) -> None:
 def test_bad_arguments_are_refused_before_work_starts(model: Any, data: Any, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         train(model, data, callbacks=[lambda step: pytest.fail("training began")], **change)
+
+
+def test_single_settings_change_the_published_ones(model: Any, data: Any) -> None:
+    sv = train(model, data[:1], config=None, factor_lr=5.0, epochs=2)
+    published = train(model, data[:1], config=None)
+    expected = replace(TrainConfig(**published.provenance["config"]), epochs=2, factor_lr=5.0)
+    assert TrainConfig(**sv.provenance["config"]) == expected and len(sv.history) == 2
+    assert sv.provenance["config_source"] == f"{published.provenance['config_source']}, changed: epochs, factor_lr"
+    assert torch.equal(sv.direction, train(model, data[:1], config=expected).direction)
+
+
+def test_single_settings_change_a_given_config(model: Any, data: Any) -> None:
+    sv = train(model, data, epochs=1, grad_clip=None)
+    assert torch.equal(sv.direction, train(model, data, config=replace(QUICK, epochs=1, grad_clip=None)).direction)
+    assert sv.provenance["config_source"] == "given by the caller, changed: epochs, grad_clip"
+    many = steerlens.train_many(model, {"a": data}, layer=1, config=QUICK, epochs=1, grad_clip=None, progress=False)["a"]
+    layers = steerlens.train_layers(model, data, layers=[1], config=QUICK, epochs=1, grad_clip=None, progress=False)[1]
+    assert many == layers == sv
+    with pytest.raises(ValueError, match="epochs is 0; it must be a whole number of at least 1"):
+        train(model, data, epochs=0)
+    with pytest.raises(ValueError, match="null_factor_init is set, but the objective 'lang' has no Null intervention"):
+        train(model, data, null_factor_init=1.0)
+
+
+@pytest.mark.parametrize("function", ["train", "train_layers", "train_many"])
+def test_an_unknown_keyword_is_named_with_what_reads_like_it(model: Any, data: Any, function: str) -> None:
+    given: Any = {"a": data} if function == "train_many" else data
+    where = {"layers": [1]} if function == "train_layers" else {"layer": 1}
+    call: Any = getattr(steerlens, function)
+    with pytest.raises(TypeError, match=rf"{function}\(\) got an unknown keyword 'epoch': did you mean epochs"):
+        call(model, given, **where, epoch=2)
+    with pytest.raises(TypeError, match=r"unknown keyword 'zzz': known are model, data.*, epochs, batch_size"):
+        call(model, given, **where, zzz=2)
+
+
+@pytest.mark.parametrize("function", ["train", "train_many"])
+@pytest.mark.parametrize("where", [{"layer": [1, 2]}, {"layer": range(2)}, {"layer": ()}, {"layers": [1, 2]}])
+def test_a_list_of_layers_is_for_train_layers(model: Any, data: Any, function: str, where: dict[str, Any]) -> None:
+    call: Any = getattr(steerlens, function)
+    with pytest.raises(TypeError, match=rf"{function}\(\) takes one layer=.*train_layers\(model, data, layers=\[...\]\)"):
+        call(model, data, **where)
+
+
+def test_the_keywords_are_those_of_the_dataclasses() -> None:
+    """What a type checker reads, what is shown, and what there is, with the same types."""
+    fields = get_type_hints(Settings) | get_type_hints(TrainConfig)
+    assert get_type_hints(TrainSettings) == fields
+    shown = inspect.signature(steerlens.train).parameters
+    assert {name: shown[name].annotation for name in fields} == fields
+    assert shown["positions"].default == "p2+s2" and repr(shown["epochs"].default) == "published"
 
 
 # --- running ------------------------------------------------------------------------------------------------------------
