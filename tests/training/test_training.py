@@ -166,7 +166,7 @@ def test_responses_are_cut_and_ended(model: Any, data: Any) -> None:
     expected = train(model, cut, config=still).history["loss"][0]
     assert train(model, data, config=replace(still, max_response_tokens=4)).history["loss"][0] == pytest.approx(expected)
     ended = train(model, data, config=replace(still, append_eos=True)).history["loss"][0]
-    by_hand = [{"prompt": e.prompt, "response": e.response + "<eos>"} for e in data]
+    by_hand = [{"prompt": e.prompt, "response": e.response + "<end_of_turn>"} for e in data]
     assert ended == pytest.approx(train(model, by_hand, config=still).history["loss"][0])
     both = replace(still, append_eos=True, max_response_tokens=4)
     assert train(model, data, config=both).history["loss"][0] == pytest.approx(expected), "a cut response has no end"
