@@ -130,8 +130,12 @@ OWN: dict[str, dict[str, Any]] = {
     "DeepseekV4ForCausalLM": {
         "head_dim": 16,
         "num_key_value_heads": 1,
-        "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"]
-        + ["sliding_attention"],
+        "layer_types": [
+            "sliding_attention",
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+            "sliding_attention",
+        ],
         "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
         "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
         "hc_mult": 2,
