@@ -12,6 +12,7 @@ from ..positions import PositionFunction, position_mask, prompt_tokens
 from .bridge import Bridge, context_length, model_name
 from .chat import Encoded, encode_with_responses
 from .forward import Padded, pad
+from .support import check_rotary_side
 
 
 class EncodedExample(NamedTuple):
@@ -86,6 +87,7 @@ def encode_data(
             check_context(model, n_tokens, beginning, remedy, DataError)
         other = tuple(responses[1]) if neutral else None
         encoded.append(EncodedExample(tuple(prompt), tuple(responses[0]), other))
+    check_rotary_side(model, [(example.length, example.length) for example in encoded], DataError)
     return encoded
 
 

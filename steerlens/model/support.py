@@ -2,7 +2,7 @@
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -100,3 +100,19 @@ def rotary_limit(model: Any) -> int | None:
         return None
     original = scaling.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
     return int(original or config.max_position_embeddings)
+
+
+def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]], error: type[ValueError] = ValueError) -> None:
+    """Refuse rows on both sides of the length at which rotary scaling switches for a whole batch, and those that cross it.
+
+    Args:
+        lengths: tokens of each row in its first pass and in its last one.
+    """
+    limit = rotary_limit(model)
+    if limit is None or all(last <= limit for _, last in lengths) or all(first > limit for first, _ in lengths):
+        return
+    row = next(index for index, (first, _) in enumerate(lengths) if first <= limit)
+    raise error(
+        f"row {row} has {lengths[row][0]} tokens, and the rotary scaling of {model.cfg.model_name} switches at {limit} for a "
+        "whole batch: give rows of one side alone, of which none crosses while it is generated"
+    )

@@ -12,6 +12,9 @@ from torch import Tensor
 from ..model.bridge import Bridge
 from ..model.support import forward_parameters
 
+RECURRENT = ("cache_params", "state")
+"""Under these names models of recurrent state alone take it."""
+
 
 class PassInput(NamedTuple):
     """What a forward pass of the model was given."""
@@ -29,10 +32,10 @@ class PassInput(NamedTuple):
 
 
 @contextmanager
-def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callable[[Any], None]) -> Iterator[None]:
+def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callable[[Any, bool], None]) -> Iterator[None]:
     """Call `begin` before and `end` after every forward pass, also those of `model.generate`, also after an exception.
 
-    `end` is given the KV cache that the pass returned, or None.
+    `end` is given the KV cache that the pass returned, or None, and whether the pass came to its end.
 
     Raises (inside the pass):
         ValueError: the attention mask has a form from which padding cannot be read.
@@ -44,7 +47,7 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
         begin(_read_pass(_by_name(inner, args, kwargs)))
 
     def after(_module: Any, _args: tuple, output: Any) -> None:
-        end(getattr(output, "past_key_values", None))
+        end(getattr(output, "past_key_values", None), output is not None)
 
     handles = [inner.register_forward_pre_hook(before, with_kwargs=True)]
     try:
@@ -68,6 +71,11 @@ def _read_pass(kwargs: Mapping[str, Any]) -> PassInput:
     given = tokens if tokens is not None else kwargs.get("inputs_embeds")
     if given is None:
         raise ValueError("the model was called without input_ids and inputs_embeds, so its tokens cannot be told")
+    if any(kwargs.get(name) is not None for name in RECURRENT):
+        raise ValueError(
+            "the model was given a recurrent state, which does not tell how many tokens it has seen: generate with "
+            "steerlens.generate(..., use_cache=False), or without a state"
+        )
     batch, length = given.shape[:2]
     cache = kwargs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
-from ..model.bridge import Bridge, check_model, model_name
+from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
 from ..model.forward import announced, exclusive, forward_cached, frozen, pad
 from ..model.numbers import NotFiniteError, not_numbers
-from ..model.support import check_cache, rotary_limit
+from ..model.support import check_cache, check_rotary_side
 from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
@@ -144,20 +144,8 @@ def prepare(
     for number, row in enumerate(rows):
         beginning = f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds"
         check_context(model, len(row) + max_new_tokens, beginning, "shorten it or lower max_new_tokens")
-    _check_rotary_side(model, [len(row) for row in rows], max_new_tokens)
+    check_rotary_side(model, [(len(row), len(row) + max_new_tokens) for row in rows])
     return rows, _edits(steer)
-
-
-def _check_rotary_side(model: Bridge, lengths: Sequence[int], new: int) -> None:
-    """Refuse rows on both sides of the length at which rotary scaling switches for the whole batch, and those that cross."""
-    limit = rotary_limit(model)
-    if limit is None or max(lengths) + new <= limit or min(lengths) > limit:
-        return
-    row = next(index for index, length in enumerate(lengths) if length <= limit)
-    raise ValueError(
-        f"prompt {row} has {lengths[row]} tokens, and the rotary scaling of {model_name(model)} switches at {limit} for the "
-        "whole batch: give prompts of one side alone, and fewer new tokens so that none crosses"
-    )
 
 
 def _edits(steer: Steer | PerPrompt) -> list[Edit]:

@@ -141,8 +141,28 @@ def apply_edits(
         lambda positions, hidden: tracker.edited(positions),
         None if record is None else partial(record, tracker),
     )
-    with watch_passes(model, tracker.begin, tracker.end), model.hooks(fwd_hooks=hooks):
+    ran: set[str] = set()
+
+    def end(cache: Any, finished: bool) -> None:
+        tracker.end(cache, finished)
+        silent = {name for name, _ in hooks} - ran if finished else set()
+        ran.clear()
+        if silent:
+            raise SteeringError(f"{min(silent)} was not reached in a pass of {model_name(model)}, so nothing was edited there")
+
+    watched = [(name, _noting(name, function, ran)) for name, function in hooks]
+    with watch_passes(model, tracker.begin, end), model.hooks(fwd_hooks=watched):
         yield
+
+
+def _noting(name: str, function: HookFunction, ran: set[str]) -> HookFunction:
+    """The hook, which also notes that it was called."""
+
+    def call(hidden: Tensor, hook: Any) -> Tensor | None:
+        ran.add(name)
+        return function(hidden, hook)
+
+    return call
 
 
 def edit_hooks(edits: Sequence[Edit], masks: MaskSource, record: EditRecorder | None = None) -> list[tuple[str, HookFunction]]:

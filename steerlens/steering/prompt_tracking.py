@@ -94,7 +94,7 @@ class PassTracker:
         self.phase = "decode" if bool((first_new >= self._lengths).all()) else "prefill"
         self.current = given
 
-    def end(self, cache: Any) -> None:
+    def end(self, cache: Any, finished: bool = True) -> None:
         """The pass is over, however it ended; the cache it returned is the one that may be continued."""
         self.current = None
         if cache is not None:
