@@ -5,9 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
+import typecheck
 from tiny import ARCHITECTURES, MARKS, WIDTH, Bench, make_bench
+
+jaxtyping.jaxtyped = typecheck.jaxtyped  # before steerlens is imported
 
 # these models are too small for a second thread to pay, and two threads on a busy core wait for each other
 torch.set_num_threads(1)

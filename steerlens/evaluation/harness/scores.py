@@ -6,6 +6,7 @@ and last two tokens, "all" everything. Needs the extra `evals` (the package lm-e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def _load(tasks: Task | Sequence[Task], include_path: str | Path | None, num_few
                 "tasks of a group as a list, or name a group that the harness knows"
             )
     specs = [dict(task) if isinstance(task, Mapping) else str(task) for task in listed]
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    manager = _own_tasks() if include_path is None else TaskManager(include_path=str(include_path))
     try:
         loaded = manager.load(specs)
     except KeyError as error:
@@ -168,6 +169,14 @@ def _load(tasks: Task | Sequence[Task], include_path: str | Path | None, num_few
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=seed)
     return loaded
+
+
+@cache
+def _own_tasks() -> Any:
+    """The harness's index of its own tasks, which takes it seconds to read from thousands of files: once per process."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _rows(results: Mapping[str, Any]) -> pd.DataFrame:

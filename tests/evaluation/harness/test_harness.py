@@ -73,12 +73,12 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[list[int]]:
 def likelihood(bench: Bench, prompt: list[int], response: list[int], vectors: Sequence[Any]) -> tuple[float, bool]:
     with torch.no_grad():
         logits = bench.oracle.logits([*prompt, *response], len(prompt), vectors).double()
-    places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
-    logprobs = [float(logits[place].log_softmax(-1)[token]) for place, token in zip(places, response, strict=True)]
-    return sum(logprobs), all(int(logits[p].argmax()) == t for p, t in zip(places, response, strict=True))
+    indices = range(len(prompt) - 1, len(prompt) + len(response) - 1)
+    logprobs = [float(logits[index].log_softmax(-1)[token]) for index, token in zip(indices, response, strict=True)]
+    return sum(logprobs), all(int(logits[index].argmax()) == token for index, token in zip(indices, response, strict=True))
 
 
-def told(scores: HarnessScores) -> list[list[tuple[float, bool]]]:
+def answers(scores: HarnessScores) -> list[list[tuple[float, bool]]]:
     """The likelihoods of each document's choices, as the harness got them."""
     return [eval(text) for text in scores.samples["responses"]]
 
@@ -95,7 +95,7 @@ def test_choices_are_scored_as_by_the_naive_loop(
     begin = [] if MARKS[bench.model.cfg.model_name.removeprefix("tiny-")][0] is None else [tokenizer.bos_token_id]
     prompts = prompt_ids(bench.model, [q for q, _, _ in QUESTIONS]) if chat else [[*begin, *ids] for ids in bare]
     right = 0
-    for (_, choices, answer), prompt, got in zip(QUESTIONS, prompts, told(scores), strict=True):
+    for (_, choices, answer), prompt, got in zip(QUESTIONS, prompts, answers(scores), strict=True):
         space = "" if chat else " "  # the harness leaves it out after a generation header
         ids = [tokenizer(f"{space}{choice}", add_special_tokens=False)["input_ids"] for choice in choices]
         expected = [likelihood(bench, prompt, response, [sv]) for response in ids]
@@ -103,7 +103,7 @@ def test_choices_are_scored_as_by_the_naive_loop(
         assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
         plain = [likelihood(bench, prompt, response, [])[0] for response in ids]
         assert abs(plain[0] - expected[0][0]) > 0.01, "the vector does nothing, so the comparison proves nothing"
-        right += max(range(len(ids)), key=lambda place: expected[place][0]) == answer
+        right += max(range(len(ids)), key=lambda choice: expected[choice][0]) == answer
     assert scores.value("tiny_multiple_choice", "acc") == pytest.approx(right / len(QUESTIONS))
     row = scores.frame.iloc[0]
     assert (row["n"], row["num_fewshot"], row["higher_is_better"]) == (5, 0, True)
@@ -146,7 +146,7 @@ def test_few_shot_examples_are_turns_and_belong_to_the_prompt(
     text = "<bos>"
     for question, answer in SHOTS:
         text += f"<start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n{answer}<end_of_turn>\n"
-    for (question, choices, _), got in zip(QUESTIONS[:2], told(scores), strict=True):
+    for (question, choices, _), got in zip(QUESTIONS[:2], answers(scores), strict=True):
         whole = text + f"<start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n"
         prompt, *ids = (gemma.model.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (whole, *choices))
         expected = [likelihood(gemma, prompt, response, [sv])[0] for response in ids]
@@ -162,7 +162,7 @@ def test_a_steering_prompt_stands_before_the_question(gemma: Bench, files: Path)
     (prompt,) = prompt_ids(gemma.model, [str(asked.apply(QUESTIONS[0][0]))])
     ids = [gemma.model.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in QUESTIONS[0][1]]
     expected = [likelihood(gemma, prompt, response, [])[0] for response in ids]
-    assert [logprob for logprob, _ in told(scores)[0]] == pytest.approx(expected, rel=1e-4)
+    assert [logprob for logprob, _ in answers(scores)[0]] == pytest.approx(expected, rel=1e-4)
 
 
 def test_batches_do_not_matter_and_the_model_and_the_random_state_are_left_alone(
