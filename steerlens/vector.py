@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +188,8 @@ class SteeringVector:
             raise ValueError("the vector has no history to plot: only `train`, `train_layers` and `train_many` keep one")
         from .figures import plot_history
 
-        title = "How the vector was trained" if self.concept is None else f"How the vector of {self.concept!r} was trained"
-        return plot_history(self.history, title)
+        subject = "vector" if self.concept is None else f"vector of {escape(repr(self.concept), quote=False)}"
+        return plot_history(self.history, f"How the {subject} was trained")
 
     def _repr_html_(self) -> str:
         source, _, changed = str(self.provenance.get("config_source", "")).partition(", changed: ")

@@ -322,12 +322,13 @@ def test_bad_settings_are_refused_before_any_pass(model, paired, settings, words
 
 
 def test_a_list_of_layers_is_for_extract_layers(model, paired):
+    wrong_keyword: dict[str, Any] = {"token": "all"}
     wrong: list[dict[str, Any]] = [{"layer": [0, 1]}, {"layers": [0, 1]}]
     for where in wrong:
         with pytest.raises(TypeError, match=r"extract\(\) takes one layer=.*extract_layers\(model, data, layers=\[...\]\)"):
             extract(model, paired, **where)
     with pytest.raises(TypeError, match=r"extract\(\) got an unknown keyword 'token': did you mean tokens"):
-        extract(model, paired, **{"layer": 0, "token": "all"})
+        extract(model, paired, layer=0, **wrong_keyword)
 
 
 def test_a_model_of_another_kind(paired):
@@ -402,7 +403,7 @@ def test_activations_in_a_sentence_a_frame_and_a_figure(model, unpaired):
         assert row["cosine"] == pytest.approx(float(positive @ negative / positive.norm() / negative.norm()))
         assert (row["n_positive"], row["n_negative"]) == (5, 3)
         assert row["tokens_positive"] == sum(len(e.response) for e in unpaired)
-    most = frame.loc[frame["relative_difference"].idxmax(), "layer"]
+    most = frame["layer"].tolist()[int(frame["relative_difference"].argmax())]
     assert f"differ most after block {most}, by" in found.summary() and "3 without (shared negatives)" in found.summary()
     assert repr(found) == f"<Activations: {found.summary()}>" and found.summary().split(";")[0][:20] in found._repr_html_()
     drawn: Any = found.plot()

@@ -164,9 +164,11 @@ def test_a_view_in_jupyter_says_where_it_acts_and_how_it_was_made(trained: Steer
 def test_the_history_as_frame_and_figure(trained: SteeringVector) -> None:
     assert trained.history is not None
     pd.testing.assert_frame_equal(trained.to_frame(), trained.history)
-    figure: Any = trained.plot()
+    figure = trained.plot()
     assert isinstance(figure, go.Figure)
-    assert [list(trace.y) for trace in figure.data][:2] == [trained.to_frame()[name].tolist() for name in ("loss", "factor")]
+    traces: list[Any] = list(figure.select_traces())
+    for trace, column in zip(traces, ("loss", "factor", "vector_norm", "cos_init"), strict=True):
+        assert list(trace.y) == trained.to_frame()[column].tolist()
     bare = SteeringVector(torch.ones(4), 1.0, 0)
     assert bare.to_frame().empty
     with pytest.raises(ValueError, match="no history to plot: only `train`, `train_layers` and `train_many` keep one"):

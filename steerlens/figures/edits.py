@@ -28,7 +28,7 @@ def plot_edits(frame: pd.DataFrame, title: str = "How large the edit of each tok
         hover = "token %{x}, %{customdata[0]} (%{customdata[1]})<br>size %{y:.4g}, norm %{customdata[2]}"
         marker = {"size": 9, "color": line_look(number)["color"]}
         sizes = edits["relative"].replace(np.inf, np.nan)
-        settings = {"mode": "markers", "marker": marker, "customdata": details, "showlegend": len(groups) <= MOST_NAMED}
+        settings = {"mode": "markers", "marker": marker, "customdata": details, "showlegend": 1 < len(groups) <= MOST_NAMED}
         figure.add_trace(curve(f"prompt {row}, layer {layer}", edits["index"], sizes, hover, **settings))
     figure.update_xaxes(title_text="index of the token in its row")
     if frame["row"].nunique() == 1 and frame["index"].nunique() <= LONGEST_AXIS:

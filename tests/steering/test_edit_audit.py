@@ -69,7 +69,7 @@ def test_it_is_shown_in_a_sentence_and_a_figure(model: Any, make_vector: Callabl
     assert repr(audit) == f"<Audit: {audit.summary()}>" and html.escape(audit.summary()) in audit._repr_html_()
     drawn: Any = audit.plot()
     frame = audit.to_frame()
-    points = [(trace.name, int(x), y) for trace in drawn.data for x, y in zip(trace.x, trace.y, strict=True)]
+    points = [(trace.name, int(x), y) for trace in drawn.select_traces() for x, y in zip(trace.x, trace.y, strict=True)]
     columns = (frame[name] for name in ("row", "index", "relative"))
     expected = [(f"prompt {row}, layer 1", index, size) for row, index, size in zip(*columns, strict=True)]
     assert points == expected
