@@ -1,5 +1,6 @@
 """Types are checked while tests run: with shapes and without, arguments and returned values."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jaxtyping
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import steerlens
 from steerlens import terrarium
-from steerlens.interventions import add
+from steerlens.interventions import orthonormal
 
 
 def checked(function: Any) -> Any:
@@ -24,8 +25,8 @@ def test_functions_of_the_package_are_checked() -> None:
         terrarium.data(concept=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(jaxtyping.TypeCheckError, match="scale"):
         steerlens.SteeringVector(torch.ones(3), 1.0, 0).scaled("2")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(jaxtyping.TypeCheckError):
-        add(torch.ones(2, 3), torch.ones(4), torch.tensor(1.0))
+    with pytest.raises(jaxtyping.TypeCheckError, match="rows"):
+        orthonormal(torch.ones(3))
 
 
 def test_returned_values_are_checked() -> None:
@@ -41,7 +42,7 @@ def test_returned_values_are_checked() -> None:
 
 
 def test_annotations_in_quotes_are_read_and_those_for_type_checkers_alone_are_not() -> None:
-    def quoted(n: "int", other: "OnlyForTypeCheckers" = None) -> "int":  # noqa: F821  # pyright: ignore
+    def quoted(n: "int", other: "OnlyForTypeCheckers" = None) -> "int":  # pyright: ignore
         return n
 
     assert checked(quoted)(3, other="anything") == 3
@@ -51,9 +52,7 @@ def test_annotations_in_quotes_are_read_and_those_for_type_checkers_alone_are_no
 
 
 def test_a_shape_is_found_wherever_it_stands() -> None:
-    shape = Float[Tensor, "n d"]
-    from collections.abc import Callable, Mapping, Sequence
-
+    shape: Any = Float[Tensor, "n d"]
     for hint in (shape, shape | None, Sequence[Mapping[str, shape]], Callable[[shape], int], Callable[[int], shape]):
         assert typecheck._has_shape(hint)
     for hint in (int, Tensor, Tensor | None, Callable[..., Tensor], Any, None, "n d"):

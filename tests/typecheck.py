@@ -32,10 +32,9 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
 def _plain(function: Any, hints: dict[str, Any]) -> Any:
     """beartype reads the annotations once; the function keeps them as they were written."""
     written, function.__annotations__ = function.__annotations__, hints
-    try:
-        return beartype(conf=SAME_ERROR)(function)
-    finally:
-        function.__annotations__ = written
+    checked = beartype(conf=SAME_ERROR)(function)
+    function.__annotations__ = checked.__annotations__ = written
+    return checked
 
 
 def _resolved(hint: Any, names: dict[str, Any]) -> Any:
