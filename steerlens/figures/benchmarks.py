@@ -47,10 +47,10 @@ def plot_benchmark(
         mine = table["genre"].fillna("concepts") == genre
         rows, look = table[mine], {"color": COLORS[number % len(COLORS)], "size": 9 if few else 6, "symbol": number}
         names = [wrapped(name) for name in rows["concept"]]
-        spread = _bars(rows, "overall") | ({} if few else {"width": 0, "thickness": 0.8})
+        bars = _bars(rows, "overall") | ({} if few else {"width": 0, "thickness": 0.8})
         shown = {"mode": "markers", "marker": look, "customdata": names, "legendgroup": genre}
         hover = "%{customdata}<br>overall %{x:.2f}"
-        figure.add_trace(curve(genre, rows["overall"], heights[mine], hover, error_x=spread, **shown), row=1, col=1)
+        figure.add_trace(curve(genre, rows["overall"], heights[mine], hover, error_x=bars, **shown), row=1, col=1)
         if sized:
             norms = curve(genre, rows["norm"], heights[mine], "%{customdata}<br>norm %{x:.3g}", showlegend=False, **shown)
             figure.add_trace(norms, row=1, col=2)
@@ -63,8 +63,8 @@ def plot_benchmark(
     figure.update_xaxes(title_text="mean overall score (0 to 2)", range=SCORE_RANGE, col=1)
     if sized:
         figure.update_xaxes(title_text="norm of the vector<br>(residual-stream units)", rangemode="tozero", col=2)
-    spread = _spread_of_mean(interval, int(table["overall"].notna().sum()))
-    note = f"{summary} Dots: concepts, with {_spread_of(table)}. Grey: mean over concepts{spread}."
+    band = _spread_of_mean(interval, int(table["overall"].notna().sum()))
+    note = f"{summary} Dots: concepts, with {_spread_of(table)}. Grey: mean over concepts{band}."
     height = max(420, 240 + (max(ROW, _tallest(ticks)) if few else DOT) * len(table))
     return finish(figure, title, note, height=height, showlegend=len(genres) > 1, legend=LEGEND_BELOW)
 
