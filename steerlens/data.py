@@ -4,8 +4,7 @@ Every reader ends in `SteeringData`, which is checked on construction: what is w
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .reproducibility import sha256
 from .result import html_view
+from .row_formats import Row, described, fields_of, one_concept
 from .tables import DataError, read_rows, read_table
 
 if TYPE_CHECKING:
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 """One user turn, or a conversation of {"role", "content"} messages."""
-
-_COLUMNS = (
-    # (prompt, response, neutral): the first set whose first two columns are present is used
-    ("prompt", "response", "neutral"),
-    ("negative_input", "positive_output", "negative_output"),  # AxBench, contrastive
-    ("input", "output", None),  # AxBench
-)
-_KNOWN = "prompt/response(/neutral), input/output, or negative_input/positive_output(/negative_output)"
 
 
 @dataclass(frozen=True)
@@ -47,15 +39,35 @@ class SteeringData:
     """Examples of one concept.
 
     Args:
-        examples: `Example`s, dicts, a pandas DataFrame, a Hugging Face `Dataset`, or the path of a `.jsonl`, `.json`,
-            `.csv` or `.parquet` file. Columns: prompt/response/neutral, AxBench's input/output, or the contrastive
-            negative_input/positive_output/negative_output.
+        examples: `Example`s, dicts, a dict of columns, a pandas or polars DataFrame, a Hugging Face `Dataset`, or the path of
+            a csv, json, json lines or parquet file. A row is read in the first of these forms whose columns it has:
+
+            - prompt, response and perhaps neutral;
+            - prompt, chosen, rejected (TRL), or prompt, positive, negative: the response and the neutral response, as texts
+              or as lists of messages. chosen and rejected that are whole conversations need no prompt;
+            - prompt, completion;
+            - AxBench's input, output, or its contrastive negative_input, positive_output, negative_output;
+            - CAA's question, answer_matching_behavior, answer_not_matching_behavior;
+            - messages (role/content), conversations (ShareGPT's from/value): the last turn, which must be the assistant's,
+              is the response and the turns before it are the prompt;
+            - Alpaca's instruction, input, output, or Dolly's instruction, context, response: instruction, a blank line and
+              the input are the prompt; an empty input is left out.
+
+            A `system` (or `system_prompt`) beside any of them is the conversation's first message. Columns known to be
+            metadata are not read: id, idx, index, concept, concept_id, genre, category, source, dataset, split, topic, language,
+            license, url, tags, model and their like, and AxBench's (concept_genre, output_concept, dataset_category, ref,
+            sae_id, sae_link). Any further column that is not empty is refused.
         concept: what the responses show, in words.
         metadata: anything worth keeping, such as AxBench's reference and genre.
         negatives: examples without the concept that belong to no prompt above (AxBench's shared negatives).
+        ignore: columns (and keys of messages) that are left out knowingly, as if they were not there.
 
     Raises:
-        DataError: no rows, missing columns, or an empty, NaN or non-text prompt or response; the message names the row.
+        DataError: no rows, missing columns, a column that would be left out, a `category` other than "positive" or several
+            concepts in one set (concept_id, concept, output_concept), an empty, NaN or non-text prompt or response; the
+            message names the file, the row and the column.
+        TypeError: a concept that is no text, metadata that are no mapping, negatives that are no examples, or an `ignore`
+            that is no list of names.
     """
 
     examples: tuple[Example, ...]
@@ -69,14 +81,22 @@ class SteeringData:
         concept: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         negatives: Iterable[Example] = (),
+        ignore: Collection[str] = (),
     ) -> None:
-        rows = tuple(_check(example, number) for number, example in enumerate(_read_rows(examples)))
-        if not rows:
-            raise DataError("the data have no rows")
+        _check_arguments(concept, metadata, ignore)
+        source = f"{Path(examples).name}, " if isinstance(examples, (str, Path)) else ""
+        found = _read_rows(examples)
+        if not found:
+            raise DataError(f"{source}the data have no rows")
+        rows = tuple(_check(example, f"{source}row {number}", ignore) for number, example in enumerate(found))
+        one_concept(found, source, ignore)
+        negatives = tuple(negatives)
+        if odd := next((negative for negative in negatives if not isinstance(negative, Example)), None):
+            raise TypeError(f"negatives hold a {type(odd).__name__}; they must be Examples: SteeringData(rows).examples")
         object.__setattr__(self, "examples", rows)
         object.__setattr__(self, "concept", concept)
         object.__setattr__(self, "metadata", dict(metadata or {}))
-        object.__setattr__(self, "negatives", tuple(negatives))
+        object.__setattr__(self, "negatives", negatives)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -144,24 +164,50 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     missing = {"input", "output", "concept_id", "category"} - set(table.columns)
     if missing:
         raise DataError(f"{table_path.name} lacks the columns {sorted(missing)}")
-    negatives = table[table["category"] == "negative"]
     concepts: dict[int, SteeringData] = {}
-    for line in read_rows(folder / "metadata.jsonl"):
-        number = int(line["concept_id"])
+    for index, line in enumerate(read_rows(folder / "metadata.jsonl")):
+        number, concept, genre = _concept(line, f"metadata.jsonl, row {index}")
+        if number in concepts:
+            raise DataError(f"metadata.jsonl, row {index}: the concept_id {number} occurs twice")
         rows = table[(table["concept_id"] == number) & (table["category"] == "positive")]
         if rows.empty:
-            raise DataError(f"concept {number} ({line['concept']!r}) has no positive rows in {table_path.name}")
-        genres = line.get("concept_genres_map", {})
-        metadata = {"concept_id": number, "ref": line.get("ref"), "genre": next(iter(genres.values()), [None])[0]}
-        alike = negatives[negatives["concept_genre"] == metadata["genre"]] if "concept_genre" in table and genres else negatives
-        concepts[number] = SteeringData(_rows_of(rows), line["concept"], metadata, _rows_of(alike))
+            raise DataError(f"concept {number} ({concept!r}) has no positive rows in {table_path.name}")
+        negatives = table[table["category"] == "negative"]
+        if "concept_genre" in table and line.get("concept_genres_map"):
+            negatives = negatives[negatives["concept_genre"] == genre]
+        metadata = {"concept_id": number, "ref": line.get("ref"), "genre": genre}
+        concepts[number] = SteeringData(_rows_of(rows), concept, metadata, _rows_of(negatives))
     return dict(sorted(concepts.items()))
+
+
+def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
+    """Number, words and genre of a line of AxBench's metadata."""
+    if not isinstance(line, Mapping):
+        raise DataError(f"{where}: expected a dict with concept_id and concept, got {described(line)}")
+    number, concept, genres = line.get("concept_id"), line.get("concept"), line.get("concept_genres_map") or {}
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise DataError(f"{where}: the concept_id is {described(number)}, not a whole number")
+    if not isinstance(concept, str):
+        raise DataError(f"{where}: the concept is {described(concept)}, not text")
+    lists = list(genres.values()) if isinstance(genres, Mapping) else [None]
+    if any(not isinstance(found, list) or not found or not isinstance(found[0], str) for found in lists):
+        raise DataError(f"{where}: concept_genres_map is {described(genres)}, not lists of genres by concept")
+    return number, concept, lists[0][0] if lists else None
 
 
 def _rows_of(table: "pd.DataFrame") -> list[Example]:
     """Rows of an AxBench table, named in errors by their index in the whole file."""
     rows = zip(table.index, table["input"], table["output"], strict=True)
-    return [_check({"prompt": prompt, "response": output}, number) for number, prompt, output in rows]
+    return [_check({"prompt": prompt, "response": output}, f"row {number}") for number, prompt, output in rows]
+
+
+def _check_arguments(concept: Any, metadata: Any, ignore: Any) -> None:
+    if concept is not None and not isinstance(concept, str):
+        raise TypeError(f"concept is {described(concept)}; it must be text that says what the responses show, or None")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata are {described(metadata)}; they must be a dict")
+    if isinstance(ignore, str) or not isinstance(ignore, Collection) or not all(isinstance(name, str) for name in ignore):
+        raise TypeError(f"ignore is {described(ignore)}; it must be a list of column names, such as ['label']")
 
 
 def _read_rows(source: Any) -> list[Any]:
@@ -170,14 +216,36 @@ def _read_rows(source: Any) -> list[Any]:
         return _read_file(Path(source))
     if isinstance(source, SteeringData):
         return list(source.examples)
-    if source is None or (isinstance(source, Mapping) and not hasattr(source, "columns")):
+    if hasattr(source, "to_dicts"):  # a polars DataFrame, without importing polars
+        return source.to_dicts()
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a pandas DataFrame, without importing pandas
+        frame: Any = source
+        if not frame.columns.is_unique:
+            raise DataError(f"two columns of the table have one name: {list(map(str, frame.columns))}")
+        return frame.to_dict(orient="records")
+    if hasattr(source, "to_pylist"):  # a pyarrow Table
+        return source.to_pylist()
+    if isinstance(source, Mapping):
+        return _transposed(source)
+    if not isinstance(source, Iterable):
         raise DataError(
             f"the data are {type(source).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}]"
         )
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a pandas DataFrame, without importing pandas
-        frame: Any = source
-        return frame.to_dict(orient="records")
     return list(source)  # a list of rows or a Hugging Face Dataset, which iterates over dicts
+
+
+def _transposed(columns: Mapping[Any, Any]) -> list[Any]:
+    """The rows of a dict of columns."""
+    if columns and all(hasattr(part, "column_names") for part in columns.values()):
+        raise DataError(f"the data are a dict of data sets ({', '.join(map(str, columns))}); give one of them: data['train']")
+    lists = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in columns.items()}
+    lengths = {str(name): len(part) for name, part in lists.items() if isinstance(part, (list, tuple))}
+    if len(lengths) < len(lists) or len(set(lengths.values())) > 1:
+        raise DataError(
+            f"the data are {type(columns).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}], or a "
+            f"dict of equally long lists (of the lists here: {lengths or 'none'})"
+        )
+    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
 
 
 def _read_file(path: Path) -> list[Any]:
@@ -188,39 +256,34 @@ def _read_file(path: Path) -> list[Any]:
     return rows
 
 
-def _check(row: Any, number: int) -> Example:
+def _check(row: Any, where: str, ignore: Collection[str] = ()) -> Example:
     """Turn a row into an Example, or say what is wrong with it."""
     is_example = isinstance(row, Example)
-    prompt, response, neutral = (row.prompt, row.response, row.neutral) if is_example else _from_mapping(row, number)
-    check_prompt(prompt, f"row {number}")
+    prompt, response, neutral = (row.prompt, row.response, row.neutral) if is_example else _from_mapping(row, where, ignore)
+    check_prompt(prompt, where)
     if isinstance(prompt, str) and not prompt.strip():
-        raise DataError(f"row {number}: the prompt is empty")
+        raise DataError(f"{where}: the prompt is empty")
     if not isinstance(response, str):
-        raise DataError(f"row {number}: the response is {_describe(response)}, not text")
+        raise DataError(f"{where}: the response is {described(response)}, not text")
     if not response.strip():
-        raise DataError(f"row {number}: the response is empty")
+        raise DataError(f"{where}: the response is empty")
     if neutral is not None and (not isinstance(neutral, str) or not neutral.strip()):
-        raise DataError(f"row {number}: the neutral response is {_describe(neutral)}; leave it out or fill it")
+        raise DataError(f"{where}: the neutral response is {described(neutral)}; leave it out or fill it")
     return row if is_example else Example(prompt, response, neutral)
 
 
-def _from_mapping(row: Any, number: int) -> tuple[Any, Any, Any]:
+def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, Any, Any]:
     """Prompt, response and neutral response of a row, unchecked."""
+    if hasattr(row, "positive") and hasattr(row, "negative"):  # repeng's DatasetEntry
+        row = {"positive": row.positive, "negative": row.negative}
     if not isinstance(row, Mapping):
-        raise DataError(f"row {number}: expected a dict or an Example, got {_describe(row)}")
-    if "prompt" not in row and row.get("concept_id") == -1:
-        raise DataError(f"row {number}: a shared negative of AxBench (concept_id -1); read the folder with read_axbench")
-    for prompt, response, neutral in _COLUMNS:
-        if prompt in row and response in row:
-            other = row.get(neutral) if neutral else None
-            return _present(row[prompt], number, "prompt"), row[response], None if _is_nan(other) else other
-    raise DataError(f"row {number}: columns {sorted(map(str, row))} hold no prompt and response; known: {_KNOWN}")
-
-
-def _present(value: Any, number: int, name: str) -> Any:
-    if value is None or _is_nan(value):
-        raise DataError(f"row {number}: the {name} is missing ({_describe(value)})")
-    return value
+        pair = isinstance(row, (list, tuple)) and len(row) == 2
+        remedy = (
+            ": whether a pair is prompt and response or positive and negative cannot be told; write {'prompt': ..., 'response': ...} "
+            "or {'prompt': ..., 'positive': ..., 'negative': ...}"
+        )
+        raise DataError(f"{where}: expected a dict or an Example, got {described(row)}{remedy if pair else ''}")
+    return fields_of(Row({name: value for name, value in row.items() if name not in ignore}, where, ignore))
 
 
 def check_prompt(prompt: Any, where: str) -> None:
@@ -231,21 +294,11 @@ def check_prompt(prompt: Any, where: str) -> None:
     messages = list(prompt) if is_list else []
     texts = [m.get(key) for m in messages if isinstance(m, Mapping) for key in ("role", "content")]
     if not messages or len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: the prompt is {_describe(prompt)}, neither text nor a list of role/content messages")
+        raise DataError(f"{where}: the prompt is {described(prompt)}, neither text nor a list of role/content messages")
     if not messages[-1]["content"].strip():
         raise DataError(f"{where}: the last message of the prompt is empty")
     if messages[-1]["role"] == "assistant":
         raise DataError(f"{where}: the conversation ends with the assistant; its last message must be the user's")
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "missing"
-    return "NaN" if _is_nan(value) else f"{type(value).__name__} {value!r:.40}"
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:

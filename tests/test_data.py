@@ -152,7 +152,7 @@ def test_sources_that_hold_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data have no rows"):
         SteeringData([])
     with pytest.raises(DataError, match="the data are dict; give a list of rows"):
-        SteeringData({"prompt": ["a"], "response": ["b"]})
+        SteeringData({"prompt": "a", "response": "b"})
 
 
 def test_a_row_longer_than_the_context_is_named(model: Any, make_vector: Any) -> None:

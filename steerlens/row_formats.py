@@ -1,0 +1,331 @@
+"""Rows of training data in the forms in which people have them, each as prompt, response and neutral response.
+
+A column that a form does not use is refused unless it is known to say nothing that a model should see (`METADATA`) or is
+ignored by name: what is left out silently is trained on as if it had never been written.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .tables import DataError
+
+METADATA = frozenset(
+    "id idx index row_id uid uuid hash prompt_id question_id conversation_id dialogue_id example_id "
+    "concept concept_id concept_genre output_concept genre category dataset_category concept_genres_map ref sae_id sae_link "
+    "source dataset subset split topic task language lang license url link tags author timestamp date created_at model "
+    "score_chosen score_rejected __index_level_0__".split()
+)
+"""Columns that tell where a row is from, not what a model is asked or answers."""
+CONCEPTS = ("concept_id", "concept", "output_concept")
+"""Columns of METADATA of which one set of data holds one value."""
+KNOWN = (
+    "prompt/response(/neutral), prompt/completion, input/output, negative_input/positive_output(/negative_output), "
+    "instruction/input/output, messages, conversations, prompt/chosen/rejected, prompt/positive/negative, or "
+    "question/answer_matching_behavior/answer_not_matching_behavior"
+)
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+_SPOKEN = ("system", "developer", "user", "assistant")
+_MESSAGE_KEYS = {"role", "content", "from", "value", "id", "timestamp", "model"}
+
+Fields = tuple[Any, Any, Any]
+"""Prompt, response and neutral response, unchecked."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row and what its errors begin with."""
+
+    cells: Mapping[str, Any]
+    """Without the ignored columns."""
+    where: str
+    ignore: Collection[str] = ()
+    """Columns, and keys of turns, that the caller leaves out knowingly."""
+
+    def wrong(self, text: str) -> DataError:
+        return DataError(f"{self.where}: {text}")
+
+
+@dataclass(frozen=True)
+class _Form:
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    read: Callable[[Row], Fields]
+
+
+def fields_of(row: Row) -> Fields:
+    """Prompt, response and neutral response of a row.
+
+    Raises:
+        DataError: no known form, a column that is not used, another category than AxBench's "positive", one of its shared
+            negatives, or turns that do not end with the assistant's.
+    """
+    cells = row.cells
+    _only_positive(row)
+    for form in _FORMS:
+        if all(name in cells for name in form.needed):
+            used = {*form.needed, *form.optional}
+            _nothing_left_out(row, used, form)
+            return form.read(row)
+    columns = sorted(map(str, cells))
+    if {"positive", "negative"} <= set(cells) or {"chosen", "rejected"} <= set(cells):
+        raise row.wrong(
+            f"columns {columns} hold whole texts and no prompt; add a column 'prompt' and leave it out of the texts"
+        )
+    raise row.wrong(f"columns {columns} hold no prompt and response; known: {KNOWN}")
+
+
+def one_concept(rows: Collection[Any], source: str, ignore: Collection[str]) -> None:
+    """Raise DataError if the rows name several concepts."""
+    for column in CONCEPTS:
+        if column in ignore:
+            continue
+        values = {str(row[column]): None for row in rows if isinstance(row, Mapping) and not is_empty(row.get(column))}
+        if len(values) > 1:
+            some = ", ".join(map(repr, list(values)[:3])) + (", ..." if len(values) > 3 else "")
+            raise DataError(
+                f"{source}the column {column!r} names {len(values)} concepts ({some}), and one vector is trained for one: "
+                f"give the rows of one, or read AxBench's folder with read_axbench; ignore=[{column!r}] takes them as one"
+            )
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, "" or an empty list."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    size = getattr(value, "__len__", None)
+    return size is not None and size() == 0
+
+
+def described(value: Any) -> str:
+    """A value in an error's words."""
+    if value is None:
+        return "missing"
+    return "NaN" if isinstance(value, float) and math.isnan(value) else f"{type(value).__name__} {value!r:.40}"
+
+
+def _only_positive(row: Row) -> None:
+    number = row.cells.get("concept_id")
+    if not is_empty(number) and str(number) in ("-1", "-1.0"):
+        raise row.wrong("a shared negative of AxBench (concept_id -1); read the folder with read_axbench")
+    category = row.cells.get("category")
+    if is_empty(category) or (isinstance(category, str) and category.strip().lower() == "positive"):
+        return
+    raise row.wrong(
+        f"its category is {category!r}, and what is no 'positive' example is not trained on: keep the positive rows, or read "
+        "AxBench's folder with read_axbench; if the column means something else: ignore=['category']"
+    )
+
+
+def _nothing_left_out(row: Row, used: Collection[str], form: _Form) -> None:
+    left = [
+        str(name)
+        for name, value in row.cells.items()
+        if name not in used and str(name).lower() not in METADATA and not is_empty(value)
+    ]
+    if left:
+        names = ", ".join(map(repr, left))
+        raise row.wrong(
+            f"{'the column' if len(left) == 1 else 'the columns'} {names} would be left out (read: {', '.join(form.needed)}); "
+            f"rename or drop {'it' if len(left) == 1 else 'them'}, or allow that with SteeringData(..., ignore={left!r})"
+        )
+
+
+# --- single turns -------------------------------------------------------------------------------------------------------
+
+
+def _plain(prompt: str, response: str, neutral: str | None = None) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        other = None if neutral is None else row.cells.get(neutral)
+        asked = _with_system(row, _given_prompt(row, prompt))
+        return asked, row.cells[response], None if _missing(other) else other
+
+    return read
+
+
+def _completion(row: Row) -> Fields:
+    return _with_system(row, _given_prompt(row, "prompt")), _answer(row, "completion", row.cells["prompt"]), None
+
+
+def _alpaca(row: Row) -> Fields:
+    """The template of Alpaca puts the input under the instruction, and leaves out an empty one."""
+    instruction = _given_prompt(row, "instruction")
+    context = next((row.cells[name] for name in ("input", "context") if not is_empty(row.cells.get(name))), None)
+    if context is not None and not (isinstance(instruction, str) and isinstance(context, str)):
+        raise row.wrong(f"instruction and input are {described(instruction)} and {described(context)}; both must be text")
+    joined = instruction if context is None or not context.strip() else f"{instruction}\n\n{context}"
+    return _with_system(row, joined), row.cells["output" if "output" in row.cells else "response"], None
+
+
+def _given_prompt(row: Row, name: str) -> Any:
+    value = row.cells[name]
+    if _missing(value):
+        raise row.wrong(
+            f"the {'prompt' if name in ('prompt', 'input', 'negative_input') else name} is missing ({described(value)})"
+        )
+    return value
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _with_system(row: Row, prompt: Any) -> Any:
+    """The prompt, under the row's system message if it has one."""
+    texts = {name: row.cells[name] for name in ("system", "system_prompt") if not is_empty(row.cells.get(name))}
+    if not texts:
+        return prompt
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise row.wrong(f"the column {name!r} is {described(text)}, not text")
+    if len(texts) > 1:
+        raise row.wrong("it has a 'system' and a 'system_prompt'; keep one")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if any(isinstance(turn, Mapping) and turn.get("role") == "system" for turn in turns):
+        raise row.wrong(f"the column {next(iter(texts))!r} stands beside a conversation that has a system message; keep one")
+    return [{"role": "system", "content": next(iter(texts.values()))}, *turns]
+
+
+# --- conversations ------------------------------------------------------------------------------------------------------
+
+
+def _conversation(name: str) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        before, response = _last_turn(row, name)
+        if not before:
+            raise row.wrong(f"{name!r} holds an answer and nothing before it that was asked")
+        prompt = row.cells.get("prompt")
+        first = next((turn["content"] for turn in before if turn["role"] == "user"), None)
+        if not is_empty(prompt) and not (isinstance(prompt, str) and first is not None and prompt.strip() == first.strip()):
+            raise row.wrong(f"the column 'prompt' is not the first question in {name!r}; keep one, or ignore=['prompt']")
+        return _with_system(row, _short(before)), response, None
+
+    return read
+
+
+def _preference(better: str, worse: str) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        prompt = row.cells.get("prompt")
+        texts = [row.cells[name] for name in (better, worse)]
+        if is_empty(prompt):
+            if any(isinstance(text, str) and _turns_in(text) is None for text in texts):
+                raise row.wrong(
+                    f"{better!r} and {worse!r} are whole texts without a prompt; add a column 'prompt' and leave it out of the texts"
+                )
+            (before, response), (other, neutral) = _last_turn(row, better), _last_turn(row, worse)
+            if before != other:
+                raise row.wrong(f"the turns before the last differ between {better!r} and {worse!r}; they must answer the same")
+            if not before:
+                raise row.wrong(f"{better!r} holds an answer and nothing before it that was asked; add a column 'prompt'")
+            return _with_system(row, _short(before)), response, neutral
+        answers = [_answer(row, name, prompt) for name in (better, worse)]
+        if isinstance(prompt, str) and all(
+            isinstance(a, str) and len(a) > len(prompt) and a.startswith(prompt) for a in answers
+        ):
+            raise row.wrong(f"{better!r} and {worse!r} repeat the prompt; leave it out of the two texts")
+        return _with_system(row, prompt), answers[0], None if _missing(answers[1]) else answers[1]
+
+    return read
+
+
+def _answer(row: Row, name: str, prompt: Any) -> Any:
+    """The text of an answer that is text or turns, of which those before the last must be the prompt."""
+    value = row.cells[name]
+    if isinstance(value, str) or _missing(value):
+        return value
+    before, answer = _last_turn(row, name)
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages(row, "prompt")
+    if before and before != asked:
+        raise row.wrong(f"the turns of {name!r} before its last are not the column 'prompt'; keep one of the two")
+    return answer
+
+
+def _last_turn(row: Row, name: str) -> tuple[list[dict[str, str]], str]:
+    turns = messages(row, name)
+    if turns[-1]["role"] != "assistant":
+        raise row.wrong(
+            f"{name!r} ends with the {turns[-1]['role']}; its last turn must be the assistant's, which is the response"
+        )
+    return turns[:-1], turns[-1]["content"]
+
+
+def _short(turns: list[dict[str, str]]) -> str | list[dict[str, str]]:
+    """One user turn as its text."""
+    return turns[0]["content"] if len(turns) == 1 and turns[0]["role"] == "user" else turns
+
+
+def _turns_in(text: str) -> list[Any] | None:
+    """The turns that a cell of text, as in a csv, stands for."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
+
+
+def messages(row: Row, name: str) -> list[dict[str, str]]:
+    """The turns of a column as role and content, whether they are written role/content or from/value."""
+    value = row.cells[name]
+    turns = _turns_in(value) if isinstance(value, str) else value
+    turns = turns.tolist() if hasattr(turns, "tolist") else turns  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if not isinstance(turns, (list, tuple)) or not turns:
+        raise row.wrong(f"{name!r} is {described(value)}, not a list of turns (role/content or from/value)")
+    return [_message(row, turn, f"turn {number} of {name!r}") for number, turn in enumerate(turns)]
+
+
+def _message(row: Row, turn: Any, which: str) -> dict[str, str]:
+    if not isinstance(turn, Mapping):
+        raise row.wrong(f"{which} is {described(turn)}, not a role/content or from/value dict")
+    keys = ("role", "content") if not is_empty(turn.get("role")) else ("from", "value")
+    role, content = turn.get(keys[0]), turn.get(keys[1])
+    role = _ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in _SPOKEN:
+        raise row.wrong(f"{which} is by {described(role)}; only turns by {', '.join(_SPOKEN)} are read: leave the row out")
+    known = {*_MESSAGE_KEYS, *row.ignore} | ({"weight"} if turn.get("weight") == 1 else set())
+    further = [str(key) for key, value in turn.items() if key not in known and not is_empty(value)]
+    if further:
+        raise row.wrong(
+            f"{which} has {', '.join(map(repr, further))}, which would be left out; allow that with ignore={further!r}"
+        )
+    if not isinstance(content, str):
+        content = _text_of_parts(content)
+    if content is None or not content.strip():
+        raise row.wrong(f"{which} has no text ({described(turn.get(keys[1]))})")
+    return {"role": role, "content": content}
+
+
+def _text_of_parts(content: Any) -> str | None:
+    """The text of [{"type": "text", "text": ...}, ...]; None where there is anything else, such as an image."""
+    parts = content.tolist() if hasattr(content, "tolist") else content
+    if not isinstance(parts, (list, tuple)):
+        return None
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    return "".join(text for text in texts if text) if all(isinstance(text, str) for text in texts) else None
+
+
+_SYSTEM = ("system", "system_prompt")
+_FORMS = (  # the first whose needed columns are all there
+    _Form(("prompt", "response"), ("neutral", *_SYSTEM), _plain("prompt", "response", "neutral")),
+    _Form(("prompt", "chosen", "rejected"), _SYSTEM, _preference("chosen", "rejected")),
+    _Form(("prompt", "positive", "negative"), _SYSTEM, _preference("positive", "negative")),
+    _Form(("prompt", "completion"), _SYSTEM, _completion),
+    _Form(
+        ("negative_input", "positive_output"),
+        ("negative_output", *_SYSTEM),
+        _plain("negative_input", "positive_output", "negative_output"),
+    ),
+    _Form(
+        ("question", "answer_matching_behavior", "answer_not_matching_behavior"),
+        _SYSTEM,
+        _plain("question", "answer_matching_behavior", "answer_not_matching_behavior"),
+    ),
+    _Form(("messages",), ("prompt", *_SYSTEM), _conversation("messages")),
+    _Form(("conversations",), ("prompt", *_SYSTEM), _conversation("conversations")),
+    _Form(("conversation",), ("prompt", *_SYSTEM), _conversation("conversation")),
+    _Form(("chosen", "rejected"), _SYSTEM, _preference("chosen", "rejected")),
+    _Form(("instruction", "output"), ("input", "text", *_SYSTEM), _alpaca),  # `text` is the two in the template
+    _Form(("instruction", "response"), ("context", *_SYSTEM), _alpaca),
+    _Form(("input", "output"), _SYSTEM, _plain("input", "output")),
+)
