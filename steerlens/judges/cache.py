@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,10 @@ from .rubrics import parse_rating
 SCHEMA = 1
 _MARK = b'{"steerlens_judge": '
 _APPENDING = threading.Lock()
+_TEXT, _COUNT = (str, type(None)), (int, type(None))
+_SETTING = {"endpoint": (str,), "model": (str,), "extra": (str,), "rubric": (str,), "max_tokens": _COUNT}
+_SETTING |= {"temperature": (float, type(None))}
+_REPLY = {"text": (str,), "error": _TEXT, "prompt_tokens": _COUNT, "completion_tokens": _COUNT, "served": _TEXT}
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class JudgeCache:
         for line in lines:
             try:
                 yield _record(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 self.damaged += 1
 
 
@@ -189,4 +193,12 @@ def _record(line: Any) -> tuple[str, Settings, Reply]:
     """
     if line["steerlens_judge"] != SCHEMA or not isinstance(line["text"], str) or not isinstance(line["key"], str):
         raise ValueError("not a reply of this version")
-    return line["key"], Settings(**line["settings"]), Reply(*(line[name] for name in Reply._fields))
+    settings, reply = Settings(**line["settings"]), Reply(*(line[name] for name in Reply._fields))
+    if wrong := [*_wrong(asdict(settings), _SETTING), *_wrong(reply._asdict(), _REPLY)]:
+        raise TypeError(f"of another type than it is written with: {', '.join(wrong)}")
+    json.loads(settings.extra)
+    return line["key"], settings, reply
+
+
+def _wrong(values: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> list[str]:
+    return [name for name, value in values.items() if type(value) not in kinds[name]]

@@ -21,7 +21,7 @@ ACCOUNT_REFUSALS = 3
 """Refusals of key, account or model, one after the other, after which the rest is not sent."""
 OTHER_FAILURES = 24
 """The same for all other failures."""
-_ACCOUNT = frozenset({"401", "402", "404", "no quota"})
+_ACCOUNT = frozenset({"401", "402", "404", "no quota", "redirect"})
 _GRACE = 0.5
 """Seconds that running requests get to end after an interrupt; then they are left alone, and what they bring is not read."""
 

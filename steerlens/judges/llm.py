@@ -11,16 +11,19 @@ from urllib.parse import urlsplit
 from ..reproducibility import file_digest
 from ..scores import Scores
 from .base import Question, Verdict
+from .bounded_http import UnusableReplyError, bounded
 from .cache import JudgeCache, Reply, Settings, writable_cache
 from .client import Failure, Sender, seconds_to_wait
 from .llm_base import Asking, Keep, Usage
-from .redaction import address_secrets, masked, secrets, without
+from .redaction import address_secrets, checked_key, masked, secrets, without
 from .rubrics import RUBRIC, Rubric
 
 _RETRIED = frozenset({408, 409, 425, 429})
 """Statuses below 500 that may go away by themselves."""
 _UNMET = ("insufficient_quota", "billing_hard_limit_reached")
 """Codes of a 429 that does not go away."""
+LONGEST_REPLY = 200_000
+"""Characters of a reply that is used and kept."""
 
 
 class LLMJudge:
@@ -28,21 +31,23 @@ class LLMJudge:
 
     Needs `pip install "steerlens[judges]"`. A question whose reply has no rating is put once more; what is then missing is
     None, with the reason in its `Verdict`. Repeats requests after 408, 409, 425, 429, 5xx, timeouts, broken connections and
-    malformed replies, and waits as long as the service asks. No failure is ever a score, and none is cached.
+    malformed replies, and waits as long as the service asks. No failure is ever a score, and none is cached. Redirects are not
+    followed, and no more than 16 MiB of a reply are read.
 
     Args:
         model: its name at the service.
         base_url: the service's address; None = OPENAI_BASE_URL, else OpenAI's.
         api_key: None = OPENAI_API_KEY, which a service at another `base_url` then gets to see; a local server needs none.
+            Blanks around it are left out.
         client: an `openai.OpenAI` (or Azure) client of your own instead of address and key; it is not closed.
         rubric: the questions.
         temperature, max_tokens: of each reply; None = not sent, for models that refuse them. A reply that reaches the limit
             is not used.
         extra: further fields of each request's body, such as `{"reasoning_effort": "low"}`. Values under keys that look secret
-            (key, token, secret, authorization, password) are sent, but shown and cached as `***`, and are taken not to matter
-            to the replies.
+            (key, token, secret, auth, bearer, cookie, password, pwd, session) and texts that look so ("Bearer ...") are sent,
+            but shown and cached as `***`, and are taken not to matter to the replies.
         concurrency: requests at a time, for each call of `score_many`.
-        timeout: seconds without an answer after which a request is broken off.
+        timeout: seconds from the start of a request to the end of its reply, after which it is broken off.
         retries: how often a request is repeated.
         backoff: seconds before the first repetition; doubled each time, and shortened by up to half at random.
         cache: a file in which usable replies are kept; what is there is never asked for again. None = no file.
@@ -51,7 +56,7 @@ class LLMJudge:
 
     Raises:
         ImportError: without the package `openai`.
-        ValueError: settings that cannot be used, no key, or a cache that cannot be kept at its path.
+        ValueError: settings that cannot be used, no key, one that is none, or a cache that cannot be kept at its path.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class LLMJudge:
         self._base_url, self._api_key, self._client = address, _key(address, base_url, api_key, client), client
         self._extra, self._timeout = dict(extra or {}), timeout
         self._concurrency, self._retries, self._backoff, self._progress = concurrency, retries, backoff, progress
-        shown = json.dumps(masked(self._extra), sort_keys=True)
+        shown = json.dumps(_masked_texts(self._known_secrets(), masked(self._extra)), sort_keys=True)
         settings = Settings(_endpoint(address), model, temperature, max_tokens, shown, rubric.digest)
         kept = None if cache is None else writable_cache(cache)
         self._asking = Asking(rubric, settings, kept, Usage(price=price))
@@ -131,7 +136,7 @@ class LLMJudge:
         client, close = self._client, False
         if client is None:
             client, close = _openai().OpenAI(api_key=self._api_key, base_url=self._base_url), True
-        once = client.with_options(max_retries=0) if isinstance(client, _openai().OpenAI) else client
+        once = bounded(client, self._timeout) if isinstance(client, _openai().OpenAI) else client
         sender = Sender(
             lambda message: self._send(once, message),
             self.usage,
@@ -166,10 +171,16 @@ class LLMJudge:
 
     def _without_secrets(self, result: Reply | Failure) -> Reply | Failure:
         """A service may repeat what it was sent, in its errors and in its replies."""
-        key = getattr(self._client, "api_key", self._api_key)  # a client may change its own
-        known = [*([key] if isinstance(key, str) else []), *secrets(self._extra), *address_secrets(self._base_url)]
+        known = self._known_secrets()
         texts = {name: value for name, value in result._asdict().items() if isinstance(value, str)}
         return result._replace(**{name: without(known, text) for name, text in texts.items()})
+
+    def _known_secrets(self) -> list[str]:
+        key = getattr(self._client, "api_key", self._api_key)  # a client may change its own
+        headers = getattr(self._client, "_custom_headers", None)
+        known = [*secrets(self._extra), *address_secrets(self._base_url)]
+        known += secrets(dict(headers)) if isinstance(headers, Mapping) else []
+        return [key, *known] if isinstance(key, str) else known
 
 
 class ReplayJudge:
@@ -243,10 +254,21 @@ def _openai() -> Any:
     return openai
 
 
+def _masked_texts(known: Sequence[str], value: Any) -> Any:
+    """JSON values with the secrets masked in their texts."""
+    if isinstance(value, Mapping):
+        return {key: _masked_texts(known, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked_texts(known, item) for item in value]
+    return without(known, value) if isinstance(value, str) else value
+
+
 def _failure(error: Exception) -> Failure:
     """What an exception of the client means."""
     openai: Any = _openai()
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, UnusableReplyError):
+        return Failure(error.kind, str(error))
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return Failure("timeout", "the request timed out", repeat=True)
     if isinstance(error, openai.APIConnectionError):
         return Failure("connection", f"{error} ({error.__cause__})", repeat=True)
@@ -277,6 +299,8 @@ def _read(completion: Any) -> Reply | Failure:
     finish = getattr(first, "finish_reason", None)
     cut = {"length": "the reply was cut off at max_tokens", "content_filter": "the service's filter cut the reply off"}
     error = cut.get(finish) if isinstance(finish, str) else None
+    if text is not None and len(text) > LONGEST_REPLY:
+        text, error = text[:LONGEST_REPLY], f"the reply has {len(text)} characters; {LONGEST_REPLY} are the most that is used"
     return Reply(text or "", error, prompt_tokens, completion_tokens, served if isinstance(served, str) else None)
 
 
@@ -288,7 +312,7 @@ def _key(address: str, base_url: str | None, api_key: str | None, client: Any) -
         return None
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"base_url is {address!r}; it must begin with http:// or https://")
-    key = api_key or os.environ.get("OPENAI_API_KEY")
+    key = checked_key(api_key or os.environ.get("OPENAI_API_KEY") or "")
     if not key and urlsplit(address).hostname == "api.openai.com":
         raise ValueError("there is no API key: set OPENAI_API_KEY or give api_key (or base_url for a server of your own)")
     return key or "none"
