@@ -87,7 +87,7 @@ def encode_data(
             check_context(model, n_tokens, beginning, remedy, DataError)
         other = tuple(responses[1]) if neutral else None
         encoded.append(EncodedExample(tuple(prompt), tuple(responses[0]), other))
-    check_rotary_side(model, [(example.length, example.length) for example in encoded], DataError)
+    check_rotary_side(model, [(example.length, example.length) for example in encoded])
     return encoded
 
 

@@ -16,6 +16,8 @@ from .tokenizer import has_template, template_args, tokenizer_of
 FINAL_CHANNEL = "<|channel|>final<|message|>"
 """Where the answer begins in the harmony format (gpt-oss)."""
 CHANNEL = "<|channel|>"
+LAST = "<|return|>"
+"""What ends a turn in the harmony format."""
 THOUGHT_ENDS = "</think>"
 THOUGHT_BEGINS = "<think>"
 PROBE = "zq7 steers"
@@ -51,12 +53,13 @@ def render(model: Bridge, prompt: Prompt, *, add_generation_prompt: bool = True)
     """
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
     text, refusal = _apply(model, messages, add_generation_prompt)
-    if messages[0]["role"] == "system" and _missing(messages[:1], text):
+    missing = _missing(model, messages, text)
+    if messages[0]["role"] == "system" and missing and missing[0] is messages[0]:
         messages = _folded(messages)
         text, refusal = _apply(model, messages, add_generation_prompt)
+        missing = _missing(model, messages, text)
     if refusal is not None:
         raise ValueError(f"the chat template of {model_name(model)} refuses the conversation: {refusal}") from refusal
-    missing = _missing(messages, text)
     if missing:
         raise ValueError(
             f"the chat template of {model_name(model)} drops the {missing[0]['role']} message {missing[0]['content']!r:.60}: "
@@ -75,9 +78,16 @@ def _apply(model: Bridge, messages: Sequence[Mapping[str, str]], header: bool) -
         return "", error
 
 
-def _missing(messages: Sequence[Mapping[str, str]], text: str) -> list[Mapping[str, str]]:
-    """Messages whose text did not arrive; of what the assistant thought, only what follows must."""
-    return [message for message in messages if message["content"].split(THOUGHT_ENDS)[-1].strip() not in text]
+def _missing(model: Bridge, messages: Sequence[Mapping[str, str]], text: str) -> list[Mapping[str, str]]:
+    """Messages whose text did not arrive; of what the assistant thought, only what follows must.
+
+    One message may be part of another ("Hi", "Hi there"), so each is also looked for as a text that stands nowhere else.
+    """
+    marked = [dict(message) | {"content": f"{PROBE}{index} end"} for index, message in enumerate(messages)]
+    whole, refusal = _apply_whole(model, marked)
+    dropped = {index for index, mark in enumerate(marked) if refusal is None and mark["content"] not in whole}
+    arrived = [message["content"].split(THOUGHT_ENDS)[-1].strip() in text for message in messages]
+    return [message for index, message in enumerate(messages) if index in dropped or not arrived[index]]
 
 
 def _folded(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -205,6 +215,8 @@ def prefix_length(model: Bridge) -> int:
 def turn_end(model: Bridge) -> int | None:
     """The token that ends the assistant's turn in the template, else the tokenizer's end-of-text token, else None."""
     tokenizer = tokenizer_of(model)
+    if CHANNEL in str(getattr(tokenizer, "chat_template", None)):  # <|end|> ends a message, its reasoning among them
+        return tokenizer.get_vocab().get(LAST, tokenizer.eos_token_id)
     if has_template(model):
         conversation = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PROBE}]
         text, refusal = _apply_whole(model, conversation)
@@ -248,24 +260,34 @@ def _stop_id(model: Bridge, stop: str | int) -> int:
     return int(stop)
 
 
-def decode_response(model: Bridge, ids: Sequence[int]) -> str:
+def decode_response(model: Bridge, ids: Sequence[int], chat: bool = True) -> str:
     """The response's text without special tokens: of a model that reasons first, only what comes after its reasoning.
 
     With channels (gpt-oss) that is the final channel, with `<think>` blocks what follows the last one; "" if the answer was
-    not begun.
+    not begun. What follows bare text (`chat=False`) is given whole.
     """
     tokenizer = tokenizer_of(model)
     ids = [int(token) for token in ids]
-    template = str(getattr(tokenizer, "chat_template", None) or "")
+    template = str(getattr(tokenizer, "chat_template", None) or "") if chat else ""
     if CHANNEL in template:
         ids = _final_channel(tokenizer, ids)
+    elif THOUGHT_BEGINS in template or THOUGHT_ENDS in template:
+        return _after_thought(model, ids)
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _after_thought(model: Bridge, ids: list[int]) -> str:
+    """What follows the last `</think>`; all of it where there was no thinking. The marks may be special tokens or not."""
+    tokenizer = tokenizer_of(model)
+    begins, ends = (list(tokenizer(mark, add_special_tokens=False)["input_ids"]) for mark in (THOUGHT_BEGINS, THOUGHT_ENDS))
+    if len(ends) == 1 and ends[0] in ids:
+        last = len(ids) - ids[::-1].index(ends[0])
+        return str(tokenizer.decode(ids[last:], skip_special_tokens=True)).lstrip()
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    if THOUGHT_BEGINS not in template and THOUGHT_ENDS not in template:
-        return text
     if THOUGHT_ENDS in text:
         return text.rsplit(THOUGHT_ENDS, 1)[1].lstrip()
-    open_from_the_start = render(model, PROBE).rstrip().endswith(THOUGHT_BEGINS)
-    return "" if open_from_the_start or text.lstrip().startswith(THOUGHT_BEGINS) else text
+    thinking = text.lstrip().startswith(THOUGHT_BEGINS) or (len(begins) == 1 and begins[0] in ids)
+    return "" if thinking or render(model, PROBE).rstrip().endswith(THOUGHT_BEGINS) else text
 
 
 def _final_channel(tokenizer: Any, ids: list[int]) -> list[int]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bridge import Bridge, HookFunction, Hooks, device
-from .support import counts_from_zero
+from .support import check_supported, counts_from_zero
 from .tokenizer import tokenizer_of
 
 
@@ -24,7 +24,12 @@ class Padded(NamedTuple):
 
 
 def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
-    """Pad rows of token ids on one side, on the model's device."""
+    """Pad rows of token ids on one side, on the model's device.
+
+    Raises:
+        UnsupportedModelError: a model whose passes would be wrong.
+    """
+    check_supported(model)
     width = max(map(len, rows))
     fill = tokenizer_of(model).pad_token_id
     if fill is None or not 0 <= fill < model.cfg.d_vocab:  # masked, so any token the embedding has will do

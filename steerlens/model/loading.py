@@ -12,6 +12,7 @@ import torch
 
 from ..files import TERRARIUM_WEIGHTS
 from .bridge import Bridge
+from .support import check_class, check_supported
 from .tokenizer import remember
 
 REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
@@ -51,6 +52,7 @@ def load_model(
         FileNotFoundError: what looks like a path does not exist, or the folder has no such GGUF file.
         ValueError: the dtype is unknown, the architecture is not one of a causal text model (or TransformerLens does not know
             it), or an argument does not go with GGUF.
+        UnsupportedModelError: the architecture cannot be steered rightly (see docs/architectures.md).
         ImportError: the model needs a package that is not installed; nothing is ever installed for it.
     """
     source = find_source(name_or_path, gguf_file)
@@ -66,6 +68,7 @@ def load_model(
     if str(name_or_path) != source.path:
         model.cfg.model_name = str(name_or_path)
     remember(model, tokenizer, template_args or {})
+    check_supported(model)
     return model
 
 
@@ -115,7 +118,8 @@ def check_architecture(config: Any, name: str) -> None:
     """Refuse what is not a causal language model of text, by name.
 
     Raises:
-        ValueError: an encoder-decoder, masked, audio, vision or unknown architecture.
+        ValueError: an encoder-decoder, masked, audio or vision architecture.
+        UnsupportedModelError: a causal one that cannot be steered rightly.
         ImportError: a model of text and images whose processor needs torchvision, which is not installed.
     """
     from transformer_lens.utilities import architectures as known
@@ -133,6 +137,7 @@ def check_architecture(config: Any, name: str) -> None:
         kind = "an encoder-decoder model"
     if kind is not None:
         raise ValueError(f"{name} ({found}) is {kind}: steerlens steers causal language models of text")
+    check_class(found, config, name)
     if found in known.MULTIMODAL_ARCHITECTURES and importlib.util.find_spec("torchvision") is None:
         raise ImportError(
             f"{name} ({found}) takes images too, and its processor needs torchvision, which is not installed: install the "

@@ -4,7 +4,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 SWITCHING = frozenset({"longrope", "dynamic"})
 """Kinds of rotary scaling that change every position's embedding once the longest row of a pass is over a limit."""
@@ -55,9 +55,7 @@ def check_supported(model: Any) -> None:
         return
     inner = model.original_model
     name = type(inner).__name__
-    holds, why = REFUSED.get(name, (None, ""))
-    if holds is not None and holds(inner.config):
-        raise UnsupportedModelError(f"{model.cfg.model_name} ({name}) cannot be steered: {why}")
+    check_class(name, inner.config, str(model.cfg.model_name))
     missing = [layer for layer in range(model.cfg.n_layers) if f"blocks.{layer}.hook_resid_post" not in model.hook_dict]
     if missing:
         raise UnsupportedModelError(
@@ -66,18 +64,20 @@ def check_supported(model: Any) -> None:
     _checked.add(model)
 
 
-def check_cache(model: Any) -> None:
-    """Refuse to generate with a cache where a pass does not take one as `past_key_values`.
+def check_class(hf_class: str, config: Any, name: str) -> None:
+    """Refuse a Hugging Face class by its configuration, before or after its weights are read.
 
     Raises:
-        UnsupportedModelError: a model of recurrent state alone (Mamba and its kin).
+        UnsupportedModelError: it is in `REFUSED`.
     """
-    if "past_key_values" not in forward_parameters(type(model.original_model)):
-        kind = type(model.original_model).__name__
-        raise UnsupportedModelError(
-            f"{model.cfg.model_name} ({kind}) keeps a recurrent state that does not tell how many tokens it has seen: generate "
-            "with use_cache=False (slower, and right)"
-        )
+    holds, why = REFUSED.get(hf_class, (None, ""))
+    if holds is not None and holds(config):
+        raise UnsupportedModelError(f"{name} ({hf_class}) cannot be steered: {why}")
+
+
+def keeps_cache(model: Any) -> bool:
+    """Whether a pass takes a cache that tells how many tokens it has seen; the state of Mamba and its kin does not."""
+    return "past_key_values" in forward_parameters(type(model.original_model))
 
 
 @lru_cache(maxsize=64)
@@ -91,28 +91,47 @@ def counts_from_zero(model: Any) -> bool:
     return bool(getattr(model.cfg, "is_stateful", False)) and "position_ids" in forward_parameters(type(model.original_model))
 
 
-def rotary_limit(model: Any) -> int | None:
-    """Tokens beyond which the rotary scaling switches for the whole batch; None where it does not."""
+class Switching(NamedTuple):
+    """Rotary scaling that changes with the length of a pass."""
+
+    kind: str
+    limit: int
+    """Tokens beyond which it changes."""
+
+
+def _switching(model: Any) -> Switching | None:
     config = model.original_model.config
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, Mapping) else None
     if kind not in SWITCHING:
         return None
     original = scaling.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    return int(original or config.max_position_embeddings)
+    return Switching(kind, int(original or config.max_position_embeddings))
 
 
-def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]], error: type[ValueError] = ValueError) -> None:
-    """Refuse rows on both sides of the length at which rotary scaling switches for a whole batch, and those that cross it.
+def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]]) -> None:
+    """Refuse rows whose rotary embedding would depend on the batch they are in, or on when their keys were cached.
+
+    LongRoPE has one embedding up to the limit and another beyond it, chosen by the longest row; dynamic NTK has another for
+    every length beyond it.
 
     Args:
         lengths: tokens of each row in its first pass and in its last one.
+
+    Raises:
+        UnsupportedModelError: rows on both sides of the limit, one that crosses it, or (dynamic NTK) one beyond it.
     """
-    limit = rotary_limit(model)
-    if limit is None or all(last <= limit for _, last in lengths) or all(first > limit for first, _ in lengths):
+    found = _switching(model)
+    if found is None or all(last <= found.limit for _, last in lengths):
         return
-    row = next(index for index, (first, _) in enumerate(lengths) if first <= limit)
-    raise error(
-        f"row {row} has {lengths[row][0]} tokens, and the rotary scaling of {model.cfg.model_name} switches at {limit} for a "
-        "whole batch: give rows of one side alone, of which none crosses while it is generated"
+    every_length = found.kind == "dynamic"
+    if not every_length and all(first > found.limit for first, _ in lengths):
+        return
+    row = next(index for index, (_, last) in enumerate(lengths) if last > found.limit)
+    first, last = lengths[row]
+    text = f"{last} tokens" if first == last else f"{first} tokens at first and up to {last}"
+    remedy = "keep rows within it" if every_length else "give rows of one side alone, of which none crosses it"
+    raise UnsupportedModelError(
+        f"row {row} has {text}, and the {found.kind} rotary scaling of {model.cfg.model_name} changes beyond {found.limit} for a "
+        f"whole batch: {remedy}"
     )

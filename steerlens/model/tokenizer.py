@@ -4,6 +4,7 @@ TransformerLens reloads a tokenizer with `add_bos_token=True` and gives it the e
 what the model's makers trained with, so prompts are made by the tokenizer as it was saved.
 """
 
+import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from .bridge import Bridge, model_name
 
 THINKING = ("enable_thinking", "thinking")
 """Template variables that switch reasoning on, where a template has them; off unless the caller says otherwise."""
+OWN_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+"""Tags that transformers adds to jinja, around what the assistant says."""
 
 
 @dataclass
@@ -80,6 +83,8 @@ def template_args(model: Bridge) -> dict[str, Any]:
     """The arguments that the model's chat template is rendered with: thinking is off where the template has such a switch."""
     known = _known.setdefault(model, _Known())
     source = tokenizer_of(model).chat_template
+    if isinstance(source, Mapping):  # several templates by name, of which this one is taken
+        source = source.get("default")
     variables = _variables(source) if isinstance(source, str) else frozenset()
     return {name: False for name in THINKING if name in variables} | known.template_args
 
@@ -101,7 +106,7 @@ def _variables(source: str) -> frozenset[str]:
     """Names that a chat template reads and nothing in it sets."""
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        return frozenset(meta.find_undeclared_variables(environment.parse(source)))
+        return frozenset(meta.find_undeclared_variables(environment.parse(OWN_TAGS.sub("", source))))
     except TemplateError:  # a template with tags of its own: what it reads cannot be told
         return frozenset()
 

@@ -15,7 +15,7 @@ from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
 from ..model.forward import announced, exclusive, forward_cached, frozen, pad
 from ..model.numbers import NotFiniteError, not_numbers
-from ..model.support import check_cache, check_rotary_side
+from ..model.support import check_rotary_side, keeps_cache
 from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
@@ -64,7 +64,8 @@ def generate(
         batch_size: prompts per forward pass.
         stop: further tokens that end a response, as text (exactly one token) or id.
         template_args: arguments of the chat template for this call, besides those the model was loaded with.
-        use_cache: False recomputes every token's past; slower, for checking.
+        use_cache: False recomputes every token's past; slower, for checking. So it is always done for models whose state does
+            not tell how many tokens it has seen (Mamba and its kin).
         progress: show a progress bar.
 
     Returns:
@@ -92,7 +93,7 @@ def generate(
             responses = decode(
                 model, rows[part], edits, generators, max_new_tokens, temperature, stops=stops, use_cache=use_cache
             )
-            texts += [decode_response(model, response) for response in responses]
+            texts += [decode_response(model, response, chat) for response in responses]
     return texts
 
 
@@ -175,8 +176,7 @@ def decode(
     produced: list[Tensor] = []
     new, cache = tokens, None
     lengths = torch.tensor([len(row) for row in rows])
-    if use_cache:
-        check_cache(model)
+    use_cache = use_cache and keeps_cache(model)
     with exclusive(model), _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
         for step in range(max_new_tokens):
             logits, cache = forward_cached(model, new, mask, cache if use_cache else None)

@@ -16,6 +16,7 @@ from tiny import WIDTH, save_tokenizer
 from torch import Tensor
 
 import steerlens
+from steerlens.model.support import UnsupportedModelError
 
 NEW = 4
 PROMPTS = ("Hi", "Name a town.", "Tell me, please, in a few words, what cats eat on Sundays.")
@@ -32,7 +33,7 @@ class Outcome(NamedTuple):
     """What one architecture came to."""
 
     status: str
-    """right, differs (numbers or text), or raises."""
+    """right, refused (every failure is steerlens's own, by name), differs (numbers or text), or raises."""
     detail: str
     """What differs, and what raises with which message."""
 
@@ -211,6 +212,9 @@ def outcome(family: Family, folder: Path) -> Outcome:
     failed, names = failures(family, folder)
     if not failed:
         return Outcome("right", "")
+    if all(isinstance(error, UnsupportedModelError) for error in failed.values()):
+        message = str(next(iter(failed.values()))).replace(str(folder), "the model")
+        return Outcome("refused", f"{in_short(list(failed), names)}: {message}".removeprefix("all: "))
     differ = [name for name, error in failed.items() if isinstance(error, Difference)]
     messages: dict[str, list[str]] = {}
     for name, error in failed.items():

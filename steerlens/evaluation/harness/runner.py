@@ -67,10 +67,15 @@ class Runner(NamedTuple):
         """Prompt and response of a likelihood: encoded together and cut where the context's tokens end, as the harness does."""
         if not context:
             ids = tokenizer_of(self.model)(continuation, add_special_tokens=False)["input_ids"]
-            return EncodedExample((self.prefix,), tuple(ids))
+            return self._checked([self.prefix], ids[1:] if ids[:1] == [self.prefix] else ids)
         bare = context.rstrip()  # a space belongs to the word after it
         prompt, whole = self.encode(bare), self.encode(bare + context[len(bare) :] + continuation)
-        return EncodedExample(tuple(prompt), tuple(whole[len(prompt) :]))
+        return self._checked(prompt, whole[len(prompt) :])
+
+    def _checked(self, prompt: Sequence[int], response: Sequence[int]) -> EncodedExample:
+        if not prompt or not response:
+            raise ValueError(f"{model_name(self.model)}: a {'response' if prompt else 'context'} of the task has no token")
+        return EncodedExample(tuple(prompt), tuple(response))
 
     @property
     def prefix(self) -> int:
@@ -125,7 +130,7 @@ class Runner(NamedTuple):
             temperature,
             stops=stop_tokens(self.model, chat=self.chat),
         )
-        return [decode_response(self.model, response) for response in ids]
+        return [decode_response(self.model, response, self.chat) for response in ids]
 
 
 class Wanted(NamedTuple):
