@@ -189,10 +189,11 @@ def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
         raise DataError(f"{where}: the concept_id is {described(number)}, not a whole number")
     if not isinstance(concept, str):
         raise DataError(f"{where}: the concept is {described(concept)}, not text")
-    lists = list(genres.values()) if isinstance(genres, Mapping) else [None]
-    if any(not isinstance(found, list) or not found or not isinstance(found[0], str) for found in lists):
+    found = list(genres.values()) if isinstance(genres, Mapping) else [None]
+    first = [names[0] for names in found if isinstance(names, list) and names and isinstance(names[0], str)]
+    if len(first) < len(found):
         raise DataError(f"{where}: concept_genres_map is {described(genres)}, not lists of genres by concept")
-    return number, concept, lists[0][0] if lists else None
+    return number, concept, first[0] if first else None
 
 
 def _rows_of(table: "pd.DataFrame") -> list[Example]:

@@ -1,23 +1,19 @@
 """Sparse autoencoders as they are published: of which hook point they are, and what their files do not say."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from sae_files import HIDDEN, D, flat, naive, nested, tensors, write_saelens, write_sparsify
 
 from steerlens.analysis import SAE, SAEError, load_sae
 from steerlens.analysis.sae.autoencoder import check_coordinates, layer_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
-
-from sae_files import HIDDEN, D, flat, naive, nested, tensors, write_saelens, write_sparsify
-
-BLOCKS = ("layers", "model.layers", "transformer.h", "h", "gpt_neox.layers", "model.decoder.layers", "model.language_model.layers",
-          "transformer.blocks", "backbone.layers")  # fmt: skip
+BLOCKS = ("layers", "model.layers", "transformer.h", "h", "gpt_neox.layers", "model.decoder.layers",
+          "model.language_model.layers", "transformer.blocks", "backbone.layers")  # fmt: skip
 INSIDE = ("mlp", "self_attn", "attention", "mlp.down_proj", "input_layernorm", "input", "hook_resid_mid", "anything")
 
 
@@ -158,7 +154,7 @@ def test_case_21_what_stands_where(tmp_path: Path) -> None:
         (
             "resid_post",
             settings(model_name="google/gemma-3-4b-it"),
-            "model_name is 'gemma-3-4b-it' in config.json, 'gemma-3-1b-it'",
+            "model_name is 'gemma-3-4b-it' in config",
         ),
     ],
 )

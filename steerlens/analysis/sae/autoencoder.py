@@ -54,7 +54,12 @@ def hookpoint_in(address: str) -> str | None:
     """
     parts = address.strip("/").split("/")
     for start in range(len(parts) - 1, -1, -1):
-        split = 2 if _HOOKPOINT.fullmatch(".".join(parts[start : start + 2])) else 1  # as in "layers/3"
+        joined, following = ".".join(parts[start : start + 2]), parts[start + 1 : start + 2]
+        split = (
+            2
+            if following and following[0].isdigit() and _HOOKPOINT.search(joined) and not _HOOKPOINT.search(parts[start])
+            else 1
+        )
         if split == 2 or _HOOKPOINT.search(parts[start]):
             inside = [part for part in parts[start + split :] if _MODULE.fullmatch(part)]
             return ".".join([*parts[start : start + split], *inside])
