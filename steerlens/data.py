@@ -54,9 +54,9 @@ class SteeringData:
               the input are the prompt; an empty input is left out.
 
             A `system` (or `system_prompt`) beside any of them is the conversation's first message. Columns known to be
-            metadata are not read: id, idx, index, concept, concept_id, genre, category, source, dataset, split, topic, language,
-            license, url, tags, model and their like, and AxBench's (concept_genre, output_concept, dataset_category, ref,
-            sae_id, sae_link). Any further column that is not empty is refused.
+            metadata are not read: id, idx, index, concept, concept_id, genre, category, source, dataset, split, topic,
+            language, license, url, tags, model and their like, and AxBench's (concept_genre, output_concept, dataset_category,
+            ref, sae_id, sae_link). Any further column that is not empty is refused.
         concept: what the responses show, in words.
         metadata: anything worth keeping, such as AxBench's reference and genre.
         negatives: examples without the concept that belong to no prompt above (AxBench's shared negatives).
@@ -189,10 +189,11 @@ def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
         raise DataError(f"{where}: the concept_id is {described(number)}, not a whole number")
     if not isinstance(concept, str):
         raise DataError(f"{where}: the concept is {described(concept)}, not text")
-    lists = list(genres.values()) if isinstance(genres, Mapping) else [None]
-    if any(not isinstance(found, list) or not found or not isinstance(found[0], str) for found in lists):
+    found = list(genres.values()) if isinstance(genres, Mapping) else [None]
+    first = [names[0] for names in found if isinstance(names, list) and names and isinstance(names[0], str)]
+    if len(first) < len(found):
         raise DataError(f"{where}: concept_genres_map is {described(genres)}, not lists of genres by concept")
-    return number, concept, lists[0][0] if lists else None
+    return number, concept, first[0] if first else None
 
 
 def _rows_of(table: "pd.DataFrame") -> list[Example]:
@@ -242,8 +243,8 @@ def _transposed(columns: Mapping[Any, Any]) -> list[Any]:
     lengths = {str(name): len(part) for name, part in lists.items() if isinstance(part, (list, tuple))}
     if len(lengths) < len(lists) or len(set(lengths.values())) > 1:
         raise DataError(
-            f"the data are {type(columns).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}], or a "
-            f"dict of equally long lists (of the lists here: {lengths or 'none'})"
+            f"the data are {type(columns).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}], or "
+            f"a dict of equally long lists (of the lists here: {lengths or 'none'})"
         )
     return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
 
@@ -269,7 +270,10 @@ def _check(row: Any, where: str, ignore: Collection[str] = ()) -> Example:
         raise DataError(f"{where}: the response is empty")
     if neutral is not None and (not isinstance(neutral, str) or not neutral.strip()):
         raise DataError(f"{where}: the neutral response is {described(neutral)}; leave it out or fill it")
-    return row if is_example else Example(prompt, response, neutral)
+    if is_example:
+        return row
+    conversation: Any = prompt  # from parquet it comes as an array
+    return Example(conversation.tolist() if hasattr(prompt, "tolist") else prompt, response, neutral)
 
 
 def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, Any, Any]:
@@ -279,8 +283,8 @@ def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, A
     if not isinstance(row, Mapping):
         pair = isinstance(row, (list, tuple)) and len(row) == 2
         remedy = (
-            ": whether a pair is prompt and response or positive and negative cannot be told; write {'prompt': ..., 'response': ...} "
-            "or {'prompt': ..., 'positive': ..., 'negative': ...}"
+            ": whether a pair is prompt and response or positive and negative cannot be told; write {'prompt': ..., "
+            "'response': ...} or {'prompt': ..., 'positive': ..., 'negative': ...}"
         )
         raise DataError(f"{where}: expected a dict or an Example, got {described(row)}{remedy if pair else ''}")
     return fields_of(Row({name: value for name, value in row.items() if name not in ignore}, where, ignore))

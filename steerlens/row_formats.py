@@ -12,12 +12,13 @@ from typing import Any
 
 from .tables import DataError
 
-METADATA = frozenset(
+_METADATA = (
     "id idx index row_id uid uuid hash prompt_id question_id conversation_id dialogue_id example_id "
     "concept concept_id concept_genre output_concept genre category dataset_category concept_genres_map ref sae_id sae_link "
     "source dataset subset split topic task language lang license url link tags author timestamp date created_at model "
-    "score_chosen score_rejected __index_level_0__".split()
+    "score_chosen score_rejected __index_level_0__"
 )
+METADATA = frozenset(_METADATA.split())
 """Columns that tell where a row is from, not what a model is asked or answers."""
 CONCEPTS = ("concept_id", "concept", "output_concept")
 """Columns of METADATA of which one set of data holds one value."""
@@ -212,7 +213,8 @@ def _preference(better: str, worse: str) -> Callable[[Row], Fields]:
         if is_empty(prompt):
             if any(isinstance(text, str) and _turns_in(text) is None for text in texts):
                 raise row.wrong(
-                    f"{better!r} and {worse!r} are whole texts without a prompt; add a column 'prompt' and leave it out of the texts"
+                    f"{better!r} and {worse!r} are whole texts without a prompt; add a column 'prompt' and leave it out of "
+                    "the texts"
                 )
             (before, response), (other, neutral) = _last_turn(row, better), _last_turn(row, worse)
             if before != other:

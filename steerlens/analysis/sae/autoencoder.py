@@ -16,8 +16,16 @@ ACTIVATIONS = ("relu", "topk", "jumprelu")
 RAW = "raw"
 """Weight processing of a model as Hugging Face has it, as `steerlens.model.bridge.identity` names it."""
 NEURONPEDIA = "https://www.neuronpedia.org"
-_RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
-_HF_BLOCK = re.compile(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)")
+_PREFIX = r"(?:[A-Za-z_]\w*\.)*?"
+_RESIDUAL = re.compile(_PREFIX + r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")
+_HF_BLOCK = re.compile(_PREFIX + r"(?:layers|layer|h|blocks|block)\.(\d+)(?:\.output)?")
+_OTHER_STREAMS = re.compile(r"(?:^|\.)(?:\w*encoder|vision\w*|visual|audio\w*|mtp|experts)(?:\.|$)")
+"""Stacks of blocks that are not the language model's: encoders, but not the decoder of that name."""
+_HOOKPOINT = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.\d+(?:\.|$)")
+_MODULE = re.compile(
+    r"(?:[A-Za-z_]\w*\.)*(?:embed\w*|wte|wpe|lm_head|unembed|mlp|attn|attention|self_attn|self_attention|feed_forward|ffn|norm|"
+    r"ln_\w+|final_layer_norm|\w*layernorm|\w+_proj|hook_\w+|input|act_fn|experts)(?:[.](?:\w+))*"
+)
 
 
 class SAEError(ValueError):
@@ -29,11 +37,33 @@ def layer_of(hook_name: str) -> int | None:
 
     What a block is given is what the block before it has left, so `blocks.7.hook_resid_pre` is after block 6.
     """
+    stream = hook_name.replace("decoder", "")
+    if _OTHER_STREAMS.search(stream):
+        return None
     if match := _RESIDUAL.fullmatch(hook_name):
-        layer = int(match[1]) - (match[2] == "pre")
+        layer = int(match[1]) - (match[2] in ("resid_pre", "in"))
         return layer if layer >= 0 else None
     match = _HF_BLOCK.fullmatch(hook_name)
     return int(match[1]) if match else None
+
+
+def hookpoint_in(address: str) -> str | None:
+    """The module or hook point that a path names last, whatever stands before it and behind; None where it names none.
+
+    A folder of a module inside a folder of a block, as in "layers.3/mlp/", is the block's module.
+    """
+    parts = address.strip("/").split("/")
+    for start in range(len(parts) - 1, -1, -1):
+        joined, following = ".".join(parts[start : start + 2]), parts[start + 1 : start + 2]
+        split = (
+            2
+            if following and following[0].isdigit() and _HOOKPOINT.search(joined) and not _HOOKPOINT.search(parts[start])
+            else 1
+        )
+        if split == 2 or _HOOKPOINT.search(parts[start]):
+            inside = [part for part in parts[start + split :] if _MODULE.fullmatch(part)]
+            return ".".join([*parts[start : start + split], *inside])
+    return parts[-1] if _MODULE.fullmatch(parts[-1]) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +158,18 @@ class SAE:
     def __repr__(self) -> str:
         kind = self.activation if self.k is None else f"{self.activation} k={self.k}"
         origin = f"model_name={self.model_name!r}, hook_name={self.hook_name!r}, weight_processing={self.weight_processing!r}"
+        origin += f", normalisation={self.normalisation!r}"
         return f"SAE({self.d_sae} features of d_model={self.d_model}, {kind}, {origin}, source={self.source!r})"
 
     def _repr_html_(self) -> str:
         kind = self.activation if self.k is None else f"{self.activation}, k = {self.k}"
         names = ("model_name", "hook_name", "weight_processing", "normalisation", "neuronpedia_id", "source")
-        facts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        facts = {name: getattr(self, name) for name in names}
+        facts = {
+            name: "unknown" if value is None else value
+            for name, value in facts.items()
+            if value is not None or name in names[:4]
+        }
         return html_facts("SAE", f"{self.d_sae} features of {self.d_model} dimensions, {kind}.", facts)
 
 
@@ -215,8 +251,11 @@ def check_coordinates(
         if reason in allowed or reason in ignore or (theirs == ours and theirs is not None):
             continue
         texts = ["unknown" if value is None else repr(value) for value in (theirs, ours)]
+        argument = {"model": "model_name", "hook": "layer"}.get(reason, reason)
+        remedy = f"If you know it: load_sae(..., {argument}=...). " if theirs is None else ""
         raise SAEError(
-            f"{reason}: the SAE has {texts[0]}, {whose} {texts[1]}; {REASONS[reason]}. If you know better: allow=({reason!r},)"
+            f"{reason}: the SAE has {texts[0]}, {whose} {texts[1]}; {REASONS[reason]}. {remedy}"
+            f"If you know better: allow=({reason!r},)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading sparse autoencoders: the package's own, Gemma Scope, SAELens, EleutherAI's sparsify, and objects in memory.
+"""Reading sparse autoencoders: the package's own, Gemma Scope 1 and 2, SAELens, EleutherAI's sparsify, and objects in memory.
 
 Only safetensors, JSON and npz without pickles are read. What a file does not say and its path does not show has to be given;
 what cannot be read exactly is refused by name.
@@ -11,48 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from ...files import TERRARIUM_SAE
-from .autoencoder import RAW, layer_of
+from .autoencoder import RAW, hookpoint_in, layer_of
 from .autoencoder import SAE as SAE
 from .autoencoder import SAEError as SAEError
+from .gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2, GEMMA_SETTINGS, TENSORS, expect, read_gemma_scope, read_gemma_scope_2
 
-GEMMA_SCOPE, CONFIG, SAELENS, SPARSIFY = "params.npz", "cfg.json", "sae_weights.safetensors", "sae.safetensors"
-TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
+CONFIG, SAELENS, SPARSIFY = "cfg.json", "sae_weights.safetensors", "sae.safetensors"
+LOOKED = f"{GEMMA_SCOPE}, or {CONFIG} with {SAELENS} or {SPARSIFY}, or {GEMMA_SCOPE_2}"
 # SAELens loads models without processing; these arguments of its models would change the residual stream
 _PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-_GEMMA_REPO = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
 _TEXT = (str, type(None))
-_KINDS = {"model_name": _TEXT, "hook_name": _TEXT, "weight_processing": _TEXT, "neuronpedia_id": _TEXT}
+_KINDS = {"model_name": _TEXT, "hook_name": _TEXT, "weight_processing": _TEXT, "normalisation": _TEXT, "neuronpedia_id": _TEXT}
 _KINDS |= {"k": (int, type(None)), "apply_b_dec_to_input": (bool,)}
 _PROBES = 8
 """Random residuals on which a live object's own encoding is compared."""
-CANONICAL: dict[str, tuple[int | None, ...]] = {
-    "gemma-2-2b/width_16k": (
-        105, 102, 141, 59, 124, 68, 70, 69, 71, 73, 77, 80, 82, 84, 84, 78, 78, 77, 74, 73, 71,
-        70, 72, 75, 73, 116,
-    ),
-    "gemma-2-2b/width_65k": (
-        73, 121, 77, 89, 89, 105, 107, 107, 111, 118, 128, 70, 72, 75, 73, 127, 128, 125, 116, 115, 114,
-        111, 116, 123, 124, 93,
-    ),
-    "gemma-2-9b/width_16k": (
-        129, 69, 67, 90, 91, 77, 93, 92, 99, 100, 113, 118, 130, 132, 67, 131, 75, 73, 71, 132, 68,
-        129, 123, 120, 114, 114, 116, 118, 119, 119, 120, 114, 111, 114, 114, 120, 120, 124, 128, 131, 125, 113,
-    ),
-    "gemma-2-9b/width_131k": (
-        41, 56, 70, 103, 101, 94, 120, 119, 72, 75, 84, 88, 96, 99, 105, 103, 121, 117, 113, 110, 114,
-        109, 105, 101, 97, 96, 97, 96, 98, 97, 95, 92, 88, 91, 89, 94, 93, 96, 101, 99, 94, 84,
-    ),
-    "gemma-2-9b-it/width_16k": (*[None] * 9, 88, *[None] * 10, 91, *[None] * 10, 76),
-    "gemma-2-9b-it/width_131k": (*[None] * 9, 121, *[None] * 10, 81, *[None] * 10, 109),
-}  # fmt: skip
-"""Average L0, layer by layer, of the Gemma Scope autoencoders that Neuronpedia shows as `{layer}-gemmascope-res-{width}`
-(SAELens's table of releases). Its pages are of these alone, so the others get no link."""
 
 
 def load_sae(
@@ -61,22 +38,27 @@ def load_sae(
     model_name: str | None = None,
     layer: int | None = None,
     weight_processing: str | None = None,
+    normalisation: str | None = None,
 ) -> SAE:
     """Read a sparse autoencoder.
 
     Args:
-        source: "terrarium" (the one in the package); a folder or file of Gemma Scope (`params.npz`), SAELens (`cfg.json` and
-            `sae_weights.safetensors`) or sparsify (`cfg.json` and `sae.safetensors`); "owner/repository/folder" at the Hugging
+        source: "terrarium" (the one in the package); a folder or file of Gemma Scope (`params.npz`), Gemma Scope 2
+            (`params.safetensors`, perhaps with `config.json`), SAELens (`cfg.json` and `sae_weights.safetensors`) or sparsify
+            (`cfg.json` and `sae.safetensors`, in a folder named after the hook point); "owner/repository/folder" at the Hugging
             Face hub in any of these formats, of which only the files needed are downloaded; or an object with W_enc, W_dec,
             b_enc, b_dec and a cfg, such as a SAELens SAE.
-        model_name, layer, weight_processing: what the file does not say. `layer` is the 0-based block whose output it reads,
-            `weight_processing` is "raw" for a model as Hugging Face has it.
+        model_name, layer, weight_processing, normalisation: what the file does not say, which stays None, and comparisons
+            refuse it. `layer` is the 0-based block whose output it reads, `weight_processing` is "raw" for a model as
+            Hugging Face has it (gpt2-small-res-jb, for one, was trained on centred weights: "center_writing_weights"),
+            `normalisation` is "none" where residuals are read as they are.
 
     Raises:
         SAEError: there is nothing to read, the file is damaged or of a kind that is not read exactly (gated, transcoders,
             normalised inputs, ...), or it says something else than the arguments.
     """
     given = {"model_name": model_name, "layer": layer, "weight_processing": weight_processing}
+    given |= {"normalisation": normalisation}
     if not isinstance(source, (str, Path)):
         with _parsing(type(source).__name__):
             return _settled(_from_object(source), given, type(source).__name__)
@@ -88,8 +70,7 @@ def load_sae(
     if found is None and isinstance(source, str) and not path.exists() and _is_hub_id(source):
         found = _download(source)
     if found is None:
-        looked = f"{GEMMA_SCOPE}, or {CONFIG} with {SAELENS} or {SPARSIFY}"
-        raise SAEError(f"{source}: no sparse autoencoder here (looked for {looked})")
+        raise SAEError(f"{source}: no sparse autoencoder here (looked for {LOOKED})")
     with _parsing(str(source)):
         return _settled(_read(found), given, str(source))
 
@@ -127,65 +108,28 @@ def _settled(fields: dict[str, Any], given: Mapping[str, Any], source: str) -> S
 def _file_in(path: Path) -> Path | None:
     """The folder of an autoencoder, or the file of a Gemma Scope one."""
     if path.is_file():
-        if path.suffix == ".npz":
+        if path.suffix == ".npz" or path.name == GEMMA_SCOPE_2:
             return path
         return path.parent if path.name in (SAELENS, SPARSIFY, CONFIG) else None
     if (path / GEMMA_SCOPE).is_file():
         return path / GEMMA_SCOPE
+    if (path / GEMMA_SCOPE_2).is_file():
+        return path / GEMMA_SCOPE_2
     weights = any((path / name).is_file() for name in (SAELENS, SPARSIFY))
     return path if weights and (path / CONFIG).is_file() else None
 
 
 def _read(found: Path) -> dict[str, Any]:
     if found.suffix == ".npz":
-        return _read_gemma_scope(found)
+        return read_gemma_scope(found)
+    if found.name == GEMMA_SCOPE_2:
+        return read_gemma_scope_2(found)
     config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise SAEError(f"{found}: {CONFIG} holds a {type(config).__name__}, not settings by name")
     if (found / SAELENS).is_file():
         return saelens_fields(config, safetensors.torch.load_file(found / SAELENS), str(found))
     return _read_sparsify(found, config, safetensors.torch.load_file(found / SPARSIFY))
-
-
-# --- Gemma Scope --------------------------------------------------------------------------------------------------------
-
-
-def _read_gemma_scope(path: Path) -> dict[str, Any]:
-    """`params.npz`; model, layer and width as the path has them: .../gemma-scope-2b-pt-res/.../layer_20/width_16k/..."""
-    address = path.absolute().as_posix()
-    repo, layer = _GEMMA_REPO.search(address), re.search(r"/layer_(\d+)/", address)
-    if repo and repo[3] != "res":
-        raise SAEError(f"{path}: Gemma Scope {repo[3]!r} is not of the residual stream, where vectors act")
-    if "/embedding/" in address:
-        raise SAEError(f"{path}: of the embedding, not of the residual stream after a block")
-    try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            tensors = {name: torch.from_numpy(file[name]) for name in file.files}
-    except Exception as error:  # not its words: numpy's advise to unpickle
-        raise SAEError(f"{path}: not an intact {GEMMA_SCOPE} ({type(error).__name__})") from error
-    _expect(tensors, (*TENSORS, "threshold"), (), str(path))
-    model = None
-    if repo:
-        model = f"gemma-2-{repo[1]}" + ("-it" if repo[2] == "it" else "")
-    return tensors | {
-        "activation": "jumprelu",
-        "model_name": model,
-        "layer": int(layer[1]) if layer else None,
-        "weight_processing": RAW,
-        "normalisation": "none",
-        "neuronpedia_id": _gemma_page(address, model, int(layer[1])) if layer and model else None,
-    }
-
-
-def _gemma_page(address: str, model: str, layer: int) -> str | None:
-    shape = re.search(r"/(width_\w+)/(?:average_l0_(\d+)|(canonical))", address)
-    if shape is None:
-        return None
-    known = CANONICAL.get(f"{model}/{shape[1]}", ())
-    shown = known[layer] if layer < len(known) else None
-    if shown is None or (shape[2] and int(shape[2]) != shown):
-        return None
-    return f"{model}/{layer}-gemmascope-res-{shape[1].removeprefix('width_')}"
 
 
 # --- SAELens ------------------------------------------------------------------------------------------------------------
@@ -197,18 +141,20 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
     for old, new in (("hook_point", "hook_name"), ("activation_fn_str", "activation_fn")):
         flat.setdefault(new, flat.get(old))
     activation, k = _saelens_activation(flat, source)
-    normalisation = flat.get("normalize_activations") or "none"
-    if normalisation is True:
-        normalisation = "expected_average_only_in"
-    if normalisation != "none":
+    normalisation = flat.get("normalize_activations")
+    if isinstance(normalisation, bool):  # before it had names
+        normalisation = "expected_average_only_in" if normalisation else "none"
+    if normalisation not in (None, "none"):
         raise SAEError(
             f"{source}: normalize_activations={normalisation!r}, whose constants are not in the file; fold them into the "
             "weights with SAELens (fold_activation_norm_scaling_factor) where that is possible, and save it again"
         )
     if flat.get("reshape_activations") not in (None, "none"):
         raise SAEError(f"{source}: reshape_activations={flat['reshape_activations']!r}: not of the residual stream")
+    if flat.get("hook_head_index") is not None:
+        raise SAEError(f"{source}: hook_head_index={flat['hook_head_index']!r}: of one head, not of the residual stream")
     extra = ("threshold",) if activation == "jumprelu" else ()
-    _expect(tensors, (*TENSORS, *extra), ("scaling_factor", "finetuning_scaling_factor"), source)
+    expect(tensors, (*TENSORS, *extra), ("scaling_factor", "finetuning_scaling_factor"), source)
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in tensors and not torch.allclose(tensors[name], torch.ones_like(tensors[name])):
             raise SAEError(f"{source}: {name} is not 1 (fine-tuned activations), which is not read")
@@ -222,7 +168,7 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
         "model_name": flat.get("model_name"),
         "hook_name": flat.get("hook_name"),
         "weight_processing": _saelens_processing(flat),
-        "normalisation": "none",
+        "normalisation": normalisation,
         "neuronpedia_id": flat.get("neuronpedia_id"),
     }
 
@@ -246,10 +192,11 @@ def _saelens_activation(flat: Mapping[str, Any], source: str) -> tuple[str, Any]
 
 
 def _saelens_processing(flat: Mapping[str, Any]) -> str | None:
-    """SAELens loads its models with `from_pretrained_no_processing` and these arguments on top of it."""
-    arguments = flat.get("model_from_pretrained_kwargs") or {}
-    done = [name for name in _PROCESSING if arguments.get(name)]
-    return flat.get("weight_processing") or (", ".join(done) if done else RAW)
+    """SAELens loads its models with `from_pretrained_no_processing` and these arguments on top; None where it has none."""
+    arguments = flat.get("model_from_pretrained_kwargs")
+    if flat.get("weight_processing") or arguments is None:
+        return flat.get("weight_processing")
+    return ", ".join(name for name in _PROCESSING if arguments.get(name)) or RAW
 
 
 def _decoder_norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -274,11 +221,12 @@ def _read_sparsify(folder: Path, config: Mapping[str, Any], tensors: Mapping[str
         raise SAEError(f"{folder}: the activation {config['activation']!r} is not read; topk is")
     if config.get("k") is None:
         raise SAEError(f"{folder}: {CONFIG} has no k")
-    _expect(tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), (), str(folder))
+    expect(tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), (), str(folder))
     run = folder.parent / "config.json"
-    layer = layer_of(folder.name)
-    if layer is None and re.match(r"layers|h\.|embed", folder.name):
-        raise SAEError(f"{folder}: of {folder.name!r}, not of the residual stream after a block")
+    hookpoint = hookpoint_in(folder.absolute().as_posix())
+    layer = None if hookpoint is None else layer_of(hookpoint)
+    if hookpoint is not None and layer is None:
+        raise SAEError(f"{folder}: of {hookpoint!r}, not of the residual stream after a block")
     return {
         "W_enc": tensors["encoder.weight"].T,
         "W_dec": tensors["W_dec"],
@@ -292,17 +240,6 @@ def _read_sparsify(folder: Path, config: Mapping[str, Any], tensors: Mapping[str
         "weight_processing": RAW,
         "normalisation": "none",
     }
-
-
-def _expect(tensors: Mapping[str, Tensor], wanted: tuple[str, ...], also: tuple[str, ...], source: str) -> None:
-    """Refuse missing tensors, further ones (something would be left out of the computation), and other than real numbers."""
-    missing, further = set(wanted) - set(tensors), set(tensors) - set(wanted) - set(also)
-    if missing or further:
-        wrong = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(further))}"
-        raise SAEError(f"{source}: the tensors are {', '.join(sorted(tensors))}: {wrong}")
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise SAEError(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not real numbers")
 
 
 # --- objects and the hub ------------------------------------------------------------------------------------------------
@@ -368,10 +305,12 @@ def _download(source: str) -> Path:
     if fetch(CONFIG, folders) is None:
         if (found := fetch(GEMMA_SCOPE, folders)) is not None:
             return found
+        if (found := fetch(GEMMA_SCOPE_2, folders)) is not None:
+            fetch(GEMMA_SETTINGS, folders)
+            return found
     elif (weights := fetch(SAELENS, folders)) is not None:
         return weights.parent
     elif (weights := fetch(SPARSIFY, folders)) is not None:
         fetch("config.json", folders[:-1])
         return weights.parent
-    looked = f"{GEMMA_SCOPE}, or {CONFIG} with {SAELENS} or {SPARSIFY}"
-    raise SAEError(f"{source}: not on disk, and {'/'.join(folders) or 'the top'} of {owner}/{repo} at the hub has no {looked}")
+    raise SAEError(f"{source}: not on disk, and {'/'.join(folders) or 'the top'} of {owner}/{repo} at the hub has no {LOOKED}")
