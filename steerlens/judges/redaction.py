@@ -104,7 +104,12 @@ def _written(letter: str) -> str:
     """A pattern for a letter of a secret as it is, or as repr, JSON, addresses and pages write it, also one within another."""
     code, percent = ord(letter), "".join(f"%{byte:02x}" for byte in letter.encode(errors="replace"))
     short = repr(letter)[1:-1].lstrip("\\")
-    forms = [rf"\\*{re.escape(letter)}", f"(?i:{percent})", rf"(?i:\\+(?:u{code:04x}|x{code:02x}))", rf"(?i:&#(?:0*{code}|x0*{code:x});)"]
+    forms = [
+        rf"\\*{re.escape(letter)}",
+        f"(?i:{percent})",
+        rf"(?i:\\+(?:u{code:04x}|x{code:02x}))",
+        rf"(?i:&#(?:0*{code}|x0*{code:x});)",
+    ]
     forms += [rf"\\+{re.escape(short)}"] if not letter.isprintable() else []
     forms += [re.escape(html.escape(letter))] if html.escape(letter) != letter else []
     forms += [r"\+"] if letter == " " else []

@@ -111,7 +111,9 @@ class Dripping(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + (b"X: " if self.kind == "head" else b"\r\n"))
+            self.wfile.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + (b"X: " if self.kind == "head" else b"\r\n")
+            )
             while not self.stop.wait(0 if self.kind == "endless" else 0.05):
                 self.wfile.write(b" " * (2**16 if self.kind == "endless" else 1))
         except OSError:
