@@ -74,7 +74,7 @@ def test_hostile_18_a_scale_without_a_vector(capsys: Any) -> None:
     assert "--scale 2 multiplies the factors of vectors: give --vector" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["null", "3", '"text"', "true", "{}", "[null]", "[3]", "[[1]]"])
+@pytest.mark.parametrize("content", ["null", "3", '"text"', "true", "{}"])
 def test_hostile_18_json_that_holds_no_rows(content: str, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "null.json"
     path.write_text(content)
