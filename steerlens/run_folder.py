@@ -33,6 +33,8 @@ class RunFolder:
     """
 
     def __init__(self, out: str | Path, units: str) -> None:
+        if not isinstance(out, (str, Path)) or not str(out):
+            raise TypeError(f"out is {out!r:.80}; it must be a folder's path")
         self.name, self.units = str(out), units
         self._remote: Any = None
         if "://" in self.name and not self.name.startswith("file://"):

@@ -73,3 +73,11 @@ def test_hostile_17_a_clock_ahead_deletes_nothing_of_others(tmp_path: Path, monk
     RunFolder(tmp_path, "cells").tidy("cells/*.json")
     assert fresh.exists() and not old.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells"]
+
+
+@pytest.mark.parametrize("out", [None, 7, "", int])
+def test_hostile_15_a_sweep_without_a_folder(out: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="it must be a folder's path|out"):
+        RunFolder(out, "cells")
+    assert not list(tmp_path.iterdir())

@@ -15,14 +15,11 @@ WRONG: dict[str, Any] = {
 }  # fmt: skip
 ARGUMENTS: dict[str, set[str]] = {
     "model": {*WRONG},
-    "vector": {*WRONG} - {"None", "[]"},
-    "vectors": {*WRONG} - {"None", "[]"},
     "sv": {*WRONG} - {"None", "[]"},
-    "steering": {*WRONG} - {"None", "[]"},
+    "steer": {*WRONG} - {"None", "[]"},
     "data": {*WRONG},
     "prompts": {*WRONG} - {"''"},
-    "prompt": {*WRONG} - {"''"},
-    "questions": {*WRONG},
+    "examples": {*WRONG},
     "layer": {*WRONG} - {"7"} | {"99"},
     "layers": {*WRONG} - {"[7]", "None"},
     "positions": {*WRONG} - {"function", "class"},
@@ -50,23 +47,24 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     judge, few = steerlens.ScriptedJudge(lambda *texts: steerlens.Scores(1.0, 1.0, 1.0)), {"max_new_tokens": 2}
     s: Any = steerlens
     return {
-        "generate": (s.generate, {"model": model, "prompts": ["Hi"], "steering": sv, "seed": 0, "batch_size": 1} | few),
-        "steer": (lambda **given: s.steer(**given).__enter__(), {"model": model, "steering": sv}),
+        "generate": (s.generate, {"model": model, "prompts": ["Hi"], "steer": sv, "seed": 0, "batch_size": 1} | few),
+        "steer": (lambda **given: s.steer(**given).__enter__(), {"model": model, "sv": sv}),
         "train": (s.train, {"model": model, "data": data, "layer": 1, "positions": "p1", "seed": 0, "config": quick, "progress": False}),
         "train_layers": (s.train_layers, {"model": model, "data": data, "layers": [1], "seed": 0, "config": quick, "progress": False}),
-        "train_many": (s.train_many, {"model": model, "data": {"sea": data}, "layer": 1, "seed": 0, "config": quick, "progress": False}),
+        "train_many": (s.train_many, {"model": model, "datasets": {"sea": data}, "layer": 1, "seed": 0, "config": quick, "progress": False}),
         "extract": (s.extract, {"model": model, "data": data, "layer": 1}),
         "extract_layers": (s.extract_layers, {"model": model, "data": data, "layers": [1]}),
         "from_direction": (s.from_direction, {"model": model, "direction": [1.0] * model.cfg.d_model, "layer": 1, "factor": 1.0}),
-        "evaluate": (s.evaluate, {"model": model, "steering": sv, "concept": "sea", "prompts": ["Hi"], "judge": judge} | few),
-        "audit": (s.audit, {"model": model, "steering": sv, "prompts": ["Hi"]} | few),
-        "collect": (s.collect, {"model": model, "prompts": ["Hi"], "layers": [1]}),
-        "mean_kl": (s.mean_kl, {"model": model, "steering": sv, "prompts": ["Hi"]}),
-        "calibrate": (s.calibrate, {"model": model, "vector": sv, "prompts": ["Hi"]}),
-        "loss": (s.loss, {"model": model, "steering": sv, "data": data}),
+        "evaluate": (s.evaluate, {"model": model, "sv": sv, "concept": "sea", "prompts": ["Hi"], "judge": judge} | few),
+        "audit": (s.audit, {"model": model, "steer": sv, "prompts": ["Hi"]} | few),
+        "collect": (s.collect, {"model": model, "data": ["Hi"], "layers": [1]}),
+        "mean_kl": (s.mean_kl, {"model": model, "sv": sv, "prompts": ["Hi"]} | few),
+        "calibrate": (s.calibrate, {"model": model, "sv": sv, "prompts": ["Hi"], "kl": 0.01} | few),
+        "loss": (s.loss, {"model": model, "sv": sv, "data": data}),
+        "accuracy": (s.accuracy, {"model": model, "sv": sv, "questions": s.terrarium.utility_questions(2)} | few),
+        "side_effects": (s.side_effects, {"model": model, "sv": sv, "prompts": ["Hi"]} | few),
         "SteeringVector": (s.SteeringVector, {"direction": [1.0], "factor": 1.0, "layer": 1, "positions": "all"}),
-        "SteeringData": (s.SteeringData, {"rows": [{"prompt": "a", "response": "b"}]}),
-        "load_model": (s.load_model, {"model": "terrarium"}),
+        "SteeringData": (s.SteeringData, {"examples": [{"prompt": "a", "response": "b"}]}),
     }  # fmt: skip
 
 
