@@ -1,6 +1,7 @@
 """The command line: `steerlens demo`, `steerlens train`, `steerlens generate`. Heavy imports happen in the commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (2 for input that cannot be used)."""
+    """Run a command; returns the exit status (2 for input that cannot be used, 130 after an interrupt)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
     try:
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"steerlens: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("steerlens: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -44,6 +48,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--out", type=Path, default=Path("steerlens-demo"), help="folder for vectors and page (default: %(default)s)"
     )
     demo.add_argument("--seed", type=int, default=42)
+    demo.add_argument("--force", action="store_true", help="overwrite the files of an earlier demo")
     demo.set_defaults(run=_demo)
 
 
@@ -80,6 +85,7 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--factor", default="joint", help="joint, a number, or numbers 2,4,8 to draw from (default: %(default)s)"
     )
+    train.add_argument("--force", action="store_true", help="overwrite the file if it is there")
     train.add_argument("--concept", help="what the responses show, kept in the file")
     train.add_argument("--seed", type=int, default=42)
     train.add_argument("--dtype", default="float32", help="of the model: float32, bfloat16, float16 (default: %(default)s)")
@@ -100,7 +106,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="FILE",
         help="written by steerlens train; given several times, all together; without it nothing is steered",
     )
-    generate.add_argument("--scale", type=float, default=1.0, help="multiplies the vectors' factors (default: %(default)s)")
+    generate.add_argument("--scale", type=float, help="multiplies the vectors' factors (default: 1.0); needs --vector")
     generate.add_argument("--max-new-tokens", type=int, default=128)
     generate.add_argument("--temperature", type=float, default=1.0, help="0 = greedy (default: %(default)s)")
     generate.add_argument("--seed", type=int, default=0)
@@ -112,7 +118,9 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _demo(options: argparse.Namespace) -> int:
     import torch
 
-    from .demo import run
+    from .demo import files, run
+
+    _check_outputs(files(options.out), options.force)
 
     torch.set_num_threads(1)  # the embedded model is too small for a second thread, and on a busy machine threads wait
 
@@ -129,6 +137,9 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out {options.out.name}: name the file *.safetensors")
+    several = len(set(options.layer)) > 1
+    names = [options.out.with_stem(f"{options.out.stem}-layer{layer}") for layer in options.layer] if several else [options.out]
+    _check_outputs(names, options.force)
     data = SteeringData(options.data, concept=options.concept)
     model = load_model(options.model, dtype=_dtype(options.dtype))
     names = ("positions", "objective", "form", "rank", "seed")
@@ -149,7 +160,10 @@ def _generate(options: argparse.Namespace) -> int:
     from .steering.generation import generate
     from .vector import SteeringVector
 
-    vectors = [SteeringVector.load(path).scaled(options.scale) for path in options.vector]
+    if options.scale is not None and not options.vector:
+        raise ValueError(f"--scale {options.scale:g} multiplies the factors of vectors: give --vector")
+    scale = 1.0 if options.scale is None else options.scale
+    vectors = [SteeringVector.load(path).scaled(scale) for path in options.vector]
     model = load_model(options.model, dtype=_dtype(options.dtype))
     settings = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
     for label, steering in (("unsteered", None), ("steered", vectors)) if vectors else (("unsteered", None),):
@@ -157,6 +171,24 @@ def _generate(options: argparse.Namespace) -> int:
         for prompt, response in zip(options.prompts, responses, strict=True):
             print(f"[{label}] {prompt}\n{response}\n")
     return 0
+
+
+def _check_outputs(paths: Sequence[Path], force: bool) -> None:
+    """Say before any work what would make it be lost at its end.
+
+    Raises:
+        OSError: a file is there, or none can be written there.
+    """
+    for path in paths:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            raise OSError(f"--out: {path} is there and is not a file: give another name")
+        if path.exists() and not force:
+            raise FileExistsError(f"--out: {path} is there already: give another name, or --force to overwrite it")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists() or parent.is_symlink())
+        if not nearest.is_dir():
+            raise NotADirectoryError(f"--out: {path} cannot be written: {nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(f"--out: {path} cannot be written: {nearest} may not be written to")
 
 
 def _factor(text: str) -> str | float | list[float]:

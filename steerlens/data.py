@@ -139,6 +139,9 @@ class SteeringData:
 
 def as_data(data: Any) -> SteeringData:
     """The data themselves, or whatever `SteeringData` can be built from."""
+    if isinstance(data, (bool, int, float, type)) or data is None or (callable(data) and not hasattr(data, "__iter__")):
+        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
+        raise DataError(f"the data are {kind}; give SteeringData, a path, or rows with prompt and response")
     return data if isinstance(data, SteeringData) else SteeringData(data)
 
 

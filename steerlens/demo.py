@@ -18,6 +18,7 @@ from .vector import SteeringVector
 N_CONCEPTS, N_PROMPTS, N_QUESTIONS, NEW_TOKENS = 3, 10, 60, 64
 METHODS = {"PrOSV": "p2+s2", "FSSV": "all"}
 COLUMN = 36
+PAGE = "demo.html"
 
 
 class Outcome(NamedTuple):
@@ -27,6 +28,12 @@ class Outcome(NamedTuple):
     concept: str
     evaluation: Evaluation
     accuracy: float
+
+
+def files(out: Path) -> list[Path]:
+    """What `run` writes into `out`."""
+    concepts = terrarium.concepts("test")[:N_CONCEPTS]
+    return [_vector_file(out, method, concept) for method in METHODS for concept in concepts] + [out / PAGE]
 
 
 def run(out: Path, seed: int = 42) -> list[Outcome]:
@@ -41,8 +48,8 @@ def run(out: Path, seed: int = 42) -> list[Outcome]:
     print(_text_table(table))
     for method, trained in vectors.items():
         for concept, sv in trained.items():
-            sv.save(out / f"{method.lower()}-{_slug(concept)}.safetensors")
-    page = _page(out / "demo.html", outcomes, vectors, table)
+            sv.save(_vector_file(out, method, concept))
+    page = _page(out / PAGE, outcomes, vectors, table)
     print(_next_steps(out, page, concepts[0]))
     return outcomes
 
@@ -151,7 +158,7 @@ def _page(path: Path, outcomes: Sequence[Outcome], vectors: Vectors, table: pd.D
 
 
 def _next_steps(out: Path, page: Path, concept: str) -> str:
-    vector = out / f"prosv-{_slug(concept)}.safetensors"
+    vector = _vector_file(out, "PrOSV", concept)
     return textwrap.dedent(f"""
         vectors and page are in {out}: open {page}
         next:
@@ -159,6 +166,10 @@ def _next_steps(out: Path, page: Path, concept: str) -> str:
           steerlens generate --model terrarium --vector {vector} --scale 0.5 "Describe a fox."
           steerlens train --model google/gemma-2-2b-it --data mine.jsonl --layer 10 --out mine.safetensors
         tutorials/1_first_vector.ipynb does the same in a notebook.""")
+
+
+def _vector_file(out: Path, method: str, concept: str) -> Path:
+    return out / f"{method.lower()}-{_slug(concept)}.safetensors"
 
 
 def _slug(concept: str) -> str:

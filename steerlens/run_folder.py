@@ -9,7 +9,6 @@ What a killed process leaves behind has a name that begins with a dot, is read b
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from .files import write_atomically
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 STALE = 3600.0
 """Seconds after which a temporary file belongs to nobody."""
 
@@ -33,6 +33,8 @@ class RunFolder:
     """
 
     def __init__(self, out: str | Path, units: str) -> None:
+        if not isinstance(out, (str, Path)) or not str(out):
+            raise TypeError(f"out is {out!r:.80}; it must be a folder's path")
         self.name, self.units = str(out), units
         self._remote: Any = None
         if "://" in self.name and not self.name.startswith("file://"):
@@ -40,6 +42,11 @@ class RunFolder:
 
             self._remote, self._root = fsspec.core.url_to_fs(self.name)
         self._path = Path(self.name.removeprefix("file://"))
+
+    @property
+    def remote(self) -> bool:
+        """It is not a local directory."""
+        return self._remote is not None
 
     def check_writable(self, what: str) -> None:
         """Say now what would otherwise end a run when its first unit is done; nothing is made.
@@ -129,11 +136,36 @@ class RunFolder:
         """
         if self._remote is not None:
             return
-        for folder, _, pattern in (name.rpartition("/") for name in (MANIFEST, *names)):
-            for path in (self._path / folder).glob(f".{pattern}.*"):
-                with suppress(FileNotFoundError):  # its process lives, and has renamed it
-                    if time.time() - path.stat().st_mtime > STALE:
-                        path.unlink()
+        found = [
+            path
+            for folder, _, pattern in (name.rpartition("/") for name in (MANIFEST, *names))
+            for path in (self._path / folder).glob(f".{pattern}.*")
+        ]
+        now = self._time() if found else None
+        for path in found if now is not None else ():
+            with suppress(FileNotFoundError):  # its process lives, and has renamed it
+                if now - path.stat().st_mtime > STALE:
+                    path.unlink()
+
+    def _time(self) -> float | None:
+        """Now, by the clock that dates the folder's files, which may not be this machine's; None if nothing may be written."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._path, prefix=".clock.") as probe:
+                return os.fstat(probe.fileno()).st_mtime
+        except OSError:
+            return None
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """While it lasts, no other process is in here: for what is read, changed and written. Elsewhere than locally nothing
+        keeps others out."""
+        if self._remote is not None:
+            yield
+            return
+        self._path.mkdir(parents=True, exist_ok=True)
+        with (self._path / LOCK).open("ab") as file:
+            _lock(file.fileno())
+            yield  # closing unlocks, as does the death of the process
 
     # --- the manifest -------------------------------------------------------------------------------------------------
 
@@ -167,6 +199,21 @@ class RunFolder:
             OSError: it cannot be written.
         """
         self.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def _lock(file: int) -> None:
+    """Wait until no other has locked the file, and lock it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file, msvcrt.LK_LOCK, 1)  # pyright: ignore[reportAttributeAccessIssue] - there on Windows only
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks: as before there were any
+        return
 
 
 class ManifestError(ValueError):

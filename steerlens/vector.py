@@ -7,6 +7,7 @@
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -34,6 +35,9 @@ SCHEMA = 1
 _TEXT = (str, type(None))
 _FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
 _DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
+_TENSORS = ("direction", "read", "bias")
+_LONGEST_HEADER, _LARGEST = 100 * 2**20, 2**30
+"""Bytes that are read of a file: of its header, and in all."""
 _HISTORY_ATTRS = ("config_source", "objective")
 """What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
@@ -72,11 +76,13 @@ class SteeringVector:
 
     Raises:
         ValueError: a direction that is empty, of the wrong shape or not finite; a factor that is not finite; a layer
-            below 0; unknown positions or form; a clamp without direction; a LoReFT whose rows are not orthonormal.
+            below 0; unknown positions or form; a clamp without direction; a LoReFT whose rows are not orthonormal; a concept,
+            a provenance or a history that no file could hold.
     """
 
     direction: Float[Tensor, " d_model"] | Float[Tensor, "rank d_model"]
-    """v, stored as float32 on the CPU (a copy of what is given). loreft: U^T, orthonormal rows; direft: V^T."""
+    """v, stored as float32 on the CPU: a copy of what is given, of which reading gives a copy too.
+    loreft: U^T, orthonormal rows; direft: V^T."""
     factor: int | float
     """alpha."""
     layer: int
@@ -98,14 +104,16 @@ class SteeringVector:
 
     def __post_init__(self) -> None:
         intervention(self.form)
-        direction, read, bias = (_own_copy(tensor) for tensor in (self.direction, self.read, self.bias))
-        assert direction is not None
+        direction, read, bias = (_own_copy(name, getattr(self, name)) for name in _TENSORS)
+        if direction is None:
+            raise ValueError("the direction is None; it must be one row of d_model numbers")
         _check_shapes(self.form, direction, read, bias)
-        if isinstance(self.factor, bool) or not math.isfinite(self.factor):
+        _check_kept(self)
+        if isinstance(self.factor, bool) or not _finite(self.factor):
             raise ValueError(f"the factor is {self.factor!r}; it must be finite")
         if not (self.factor * direction).norm().isfinite():
             raise ValueError(f"factor {self.factor:.4g} times the direction has no finite norm in float32")
-        if isinstance(self.layer, bool) or int(self.layer) != self.layer or self.layer < 0:
+        if isinstance(self.layer, bool) or not _finite(self.layer) or int(self.layer) != self.layer or self.layer < 0:
             raise ValueError(f"the layer is {self.layer!r}; it must be a block's index, counted from 0")
         if self.form in DIRECTED and not direction.any():
             raise ValueError(f"the form {self.form!r} needs a direction that is not zero")
@@ -279,11 +287,12 @@ class SteeringVector:
 
         Raises:
             FileNotFoundError: there is no such file.
-            VectorFileError: the file is damaged, truncated, not a steerlens vector, or of a later schema.
+            VectorFileError: the file is damaged, truncated, not a steerlens vector, or of a later schema; it is not a file.
         """
-        content = Path(path).read_bytes()
         try:
-            return _from_bytes(content)
+            return _from_bytes(_read(Path(path)))
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
         except VectorFileError as error:
             raise VectorFileError(f"{path}: {error}") from error.__cause__
         except Exception as error:  # whatever a mutated file provokes in a parser is one kind of error to the caller
@@ -334,8 +343,87 @@ def _data_text(provenance: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _own_copy(tensor: Any) -> Tensor | None:
-    return None if tensor is None else torch.as_tensor(tensor).detach().to("cpu", torch.float32).clone()
+class _Copied:
+    """A field that holds a tensor and gives copies of it, so that nothing done to one in place changes the vector."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, sv: SteeringVector | None, kind: type) -> Tensor | None:
+        tensor = None if sv is None else sv.__dict__[self._name]
+        return tensor.clone() if isinstance(tensor, Tensor) else tensor
+
+    def __set__(self, sv: SteeringVector, tensor: Any) -> None:  # by the constructor alone: the dataclass is frozen
+        sv.__dict__[self._name] = tensor
+
+
+for _name in _TENSORS:
+    setattr(SteeringVector, _name, _Copied(_name))
+
+
+def _own_copy(name: str, tensor: Any) -> Tensor | None:
+    if tensor is None:
+        return None
+    try:
+        given = torch.as_tensor(tensor)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"the {name} is of type {type(tensor).__name__}; it must be a tensor of real numbers") from error
+    if given.is_complex() or given.dtype == torch.bool:
+        raise ValueError(f"the {name} holds {given.dtype} entries; it must hold real numbers")
+    return given.detach().to("cpu", torch.float32).clone()
+
+
+def _finite(number: Any) -> bool:
+    """Whether it is a number, and finite."""
+    try:
+        return not isinstance(number, str) and math.isfinite(number)
+    except (TypeError, OverflowError, ValueError, RuntimeError):
+        return False
+
+
+def _check_kept(sv: SteeringVector) -> None:
+    """Raise ValueError for what could not be saved and loaded again."""
+    for name in ("concept", "model_name"):
+        value = getattr(sv, name)
+        if not isinstance(value, _TEXT):
+            raise ValueError(f"the {name} is {value!r:.80}; it must be text or None")
+    if not isinstance(sv.provenance, Mapping):
+        raise ValueError(f"the provenance is of type {type(sv.provenance).__name__}; it must hold JSON values by name")
+    try:
+        json.dumps(dict(sv.provenance))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the provenance must hold JSON values by name: {error}") from error
+    if sv.history is None:
+        return
+    if not isinstance(sv.history, pd.DataFrame):
+        raise ValueError(f"the history is of type {type(sv.history).__name__}; it must be a DataFrame")
+    try:
+        sv.history.to_numpy(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the history must hold numbers only: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    """The content of a vector's file, which is not read unless its kind, size and header are those of one."""
+    about = path.stat()
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(f"{path} is a folder; a vector is one file")
+    if not stat.S_ISREG(about.st_mode):
+        raise VectorFileError("not a regular file")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= min(about.st_size - 8, _LONGEST_HEADER):
+            raise VectorFileError("not an intact steerlens vector (a header of impossible length)")
+        header = json.loads(file.read(size))
+        if "steerlens" not in header.get("__metadata__", {}):
+            raise VectorFileError("a safetensors file without a steerlens header")
+        length = 8 + size + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
+        if about.st_size != length:
+            raise VectorFileError(f"not an intact steerlens vector ({about.st_size} bytes, {length} by its header)")
+        if about.st_size > _LARGEST:
+            raise VectorFileError(f"{about.st_size} bytes; a vector has at most {_LARGEST}")
+        file.seek(0)
+        return file.read(length)
 
 
 def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tensor | None) -> None:

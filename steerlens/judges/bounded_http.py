@@ -98,8 +98,8 @@ def _check_no_redirect(request: Any, response: Any) -> None:
         to = urlsplit(response.headers.get("location", "")).hostname
         raise UnusableReplyError(
             "redirect",
-            f"{request.url.host} answers with status {response.status_code} and redirects to {to or request.url.host}, which is "
-            "not followed: give the final address as base_url if you trust it",
+            f"{request.url.host} answers with status {response.status_code} and redirects to {to or request.url.host}, which "
+            "is not followed: give the final address as base_url if you trust it",
         )
 
 

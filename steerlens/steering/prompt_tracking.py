@@ -52,6 +52,8 @@ class PassTracker:
 
     def __init__(self, model: Bridge, prompt_lengths: Sequence[int] | None = None) -> None:
         self._model = model
+        if any(isinstance(n, bool) or int(n) != n for n in prompt_lengths or ()):
+            raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be whole numbers of tokens")
         self._given = None if prompt_lengths is None else torch.tensor([int(n) for n in prompt_lengths])
         if self._given is not None and bool((self._given < 1).any()):
             raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be at least 1 each")

@@ -10,6 +10,8 @@ How files are written and a manifest is read stands in `steerlens.run_folder`.
 import ast
 import json
 import platform
+import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -39,6 +41,10 @@ ASKING = ("judges.rubrics", "judges.llm_base")
 """The modules that also decide what a judge of `steerlens.judges` says."""
 PER_CONCEPT = ("data", "prompts")
 """Of a fingerprint, what is by concept."""
+ATTEMPTS = 5
+"""To get a plan into a manifest that others write at the same moment, where no lock reaches."""
+CHECKSUM = "vector_checksum"
+"""In a record: that of the vector it was made with. Older records have none."""
 SHOWN = 60
 """Characters of a differing value that an error shows."""
 
@@ -71,15 +77,24 @@ class Folder:
         if result.vector is not None:
             self.files.save(f"cells/{result.key}.safetensors", result.vector.save)
         record = {**result.record, "made_with": made_with}
+        if result.vector is not None:
+            record[CHECKSUM] = _vector_checksum(self.files.read(f"cells/{result.key}.safetensors"))
         self.files.write(f"cells/{result.key}.json", json.dumps(record, indent=1, allow_nan=False).encode())
 
     def records(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The records of those cells that have run; one that is not intact, or has lost its vector, has not run."""
+        """The records of those cells that have run; one that is not intact, is of another cell, or has lost its vector or
+        holds that of another cell, has not run."""
         there, found = self.files.unit_files(), {}
         for key in keys:
             record = _parsed(self.files.read(f"cells/{key}.json")) if f"{key}.json" in there else None
-            if record is not None and (record["error"] is not None or _whole(self.files.read(f"cells/{key}.safetensors"))):
-                found[key] = record
+            if record is None or not _belongs(record, key):
+                continue
+            if record["error"] is None:
+                content = self.files.read(f"cells/{key}.safetensors")
+                checksum = record.get(CHECKSUM)
+                if not _whole(content) or checksum not in (None, _vector_checksum(content)):
+                    continue
+            found[key] = record
         return found
 
     def vector(self, key: str) -> SteeringVector:
@@ -124,7 +139,7 @@ def _check_manifest(manifest: Mapping[str, Any], name: str) -> None:
 def _parsed(content: bytes | None) -> dict[str, Any] | None:
     try:
         record = json.loads(content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not {*RECORD, "made_with"} <= record.keys():
         return None
@@ -132,6 +147,23 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
     if not all(isinstance(record[name], kind) for name, kind in parts.items()) or "judge" not in record["seconds"]:
         return None
     return record if all(isinstance(row, dict) and set(ROW) <= row.keys() for row in record["rows"]) else None
+
+
+def _belongs(record: Mapping[str, Any], key: str) -> bool:
+    """Whether a record is that of the cell whose name its file has."""
+    try:
+        return record["key"] == key == Cell(record["concept"], record["seed"], record["settings"]).key
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
+def _vector_checksum(content: bytes | None) -> str | None:
+    """The checksum in the header of a vector's file; None if there is none."""
+    try:
+        size = int.from_bytes((content or b"")[:8], "little")
+        return json.loads((content or b"")[8 : 8 + size])["__metadata__"]["sha256"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _whole(content: bytes | None) -> bool:
@@ -143,18 +175,35 @@ def _whole(content: bytes | None) -> bool:
         header = json.loads(content[8 : 8 + size])
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         return len(content) == 8 + size + max(ends)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return False
 
 
 def agree(folder: Folder, fingerprint: Mapping[str, Any], cells: Sequence[Cell], keep: bool) -> None:
     """Compare with what the directory was made from, and note fingerprint and plan in its manifest.
 
+    Processes that do so at the same moment wait for each other; where no lock reaches, each looks whether its plan is there.
+
     Raises:
         ValueError: the cells there were made from something else, and they are not to be kept beside new ones.
     """
-    manifest = folder.manifest() or {"schema": SCHEMA, "fingerprints": [], "plan": []}
-    past = manifest["fingerprints"]
+    for attempt in range(ATTEMPTS):
+        with folder.files.exclusive():
+            manifest = folder.manifest() or {"schema": SCHEMA, "fingerprints": [], "plan": []}
+            merged = _merged(folder, manifest, fingerprint, cells, keep)
+            if merged == manifest and attempt:
+                return
+            folder.files.write_manifest(merged)
+        if not folder.files.remote:
+            return
+        time.sleep(random.uniform(0, 0.2))
+
+
+def _merged(
+    folder: Folder, manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], cells: Sequence[Cell], keep: bool
+) -> dict[str, Any]:
+    """The manifest with fingerprint and plan in it."""
+    past = list(manifest["fingerprints"])
     merged = json.loads(json.dumps(fingerprint))
     if past:
         differing = differences(past[-1], merged)
@@ -168,8 +217,8 @@ def agree(folder: Folder, fingerprint: Mapping[str, Any], cells: Sequence[Cell],
     if not past or past[-1] != merged:
         past.append(merged)
     known = {Cell(**cell).key for cell in manifest["plan"]}
-    manifest["plan"] += [cell._asdict() for cell in cells if cell.key not in known]
-    folder.files.write_manifest(manifest)
+    plan = [*manifest["plan"], *(cell._asdict() for cell in cells if cell.key not in known)]
+    return {**manifest, "fingerprints": past, "plan": plan}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
