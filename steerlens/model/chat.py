@@ -279,14 +279,14 @@ def decode_response(model: Bridge, ids: Sequence[int], chat: bool = True) -> str
 def _after_thought(model: Bridge, ids: list[int]) -> str:
     """What follows the last `</think>`; all of it where there was no thinking. The marks may be special tokens or not."""
     tokenizer = tokenizer_of(model)
-    begins, ends = (list(tokenizer(mark, add_special_tokens=False)["input_ids"]) for mark in (THOUGHT_BEGINS, THOUGHT_ENDS))
+    ends = list(tokenizer(THOUGHT_ENDS, add_special_tokens=False)["input_ids"])
     if len(ends) == 1 and ends[0] in ids:
         last = len(ids) - ids[::-1].index(ends[0])
         return str(tokenizer.decode(ids[last:], skip_special_tokens=True)).lstrip()
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
     if THOUGHT_ENDS in text:
         return text.rsplit(THOUGHT_ENDS, 1)[1].lstrip()
-    thinking = text.lstrip().startswith(THOUGHT_BEGINS) or (len(begins) == 1 and begins[0] in ids)
+    thinking = str(tokenizer.decode(ids, skip_special_tokens=False)).lstrip().startswith(THOUGHT_BEGINS)
     return "" if thinking or render(model, PROBE).rstrip().endswith(THOUGHT_BEGINS) else text
 
 

@@ -132,6 +132,6 @@ def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]]) -> None:
     text = f"{last} tokens" if first == last else f"{first} tokens at first and up to {last}"
     remedy = "keep rows within it" if every_length else "give rows of one side alone, of which none crosses it"
     raise UnsupportedModelError(
-        f"row {row} has {text}, and the {found.kind} rotary scaling of {model.cfg.model_name} changes beyond {found.limit} for a "
-        f"whole batch: {remedy}"
+        f"row {row} has {text}, and the {found.kind} rotary scaling of {model.cfg.model_name} changes beyond {found.limit} for "
+        f"a whole batch: {remedy}"
     )
