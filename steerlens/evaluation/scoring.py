@@ -107,7 +107,8 @@ class Evaluation(Result):
             low, high = self.interval() or (math.nan, math.nan)
             means = {score: math.nan if (mean := self.mean(score)) is None else mean for score in SCORES}
             rows.insert(0, {"method": f"mean of {len(concepts)} concepts", **means, "overall_low": low, "overall_high": high})
-        return plot_scores(pd.DataFrame(rows), "Scores by concept", "concept", f"{self.summary()}.")
+        summary = "" if self.overall is None else f"{self.summary()}."
+        return plot_scores(pd.DataFrame(rows), "Scores by concept", "concept", summary)
 
     @staticmethod
     def concat(parts: Sequence["Evaluation"]) -> "Evaluation":

@@ -160,8 +160,10 @@ class Sweep(Result):
         """Axes across and down (None: the grid has one) and those of which each combination has a map."""
         cells = [cell for cell in self.cells if all(cell.settings.get(axis) == value for axis, value in where.items())]
         varying = [axis for axis in self.axes if len({_frozen(cell.settings.get(axis)) for cell in cells}) > 1]
-        free = [axis for axis in (*varying, *self.axes) if axis not in by]
-        x, *others = dict.fromkeys(free)
+        free = dict.fromkeys(axis for axis in (*varying, *self.axes) if axis not in by)
+        if not free:
+            raise ValueError(f"by names every axis, {', '.join(by)}: leave out what stands across a map")
+        x, *others = free
         return x, others[0] if others else None, (*by, *(axis for axis in others[1:] if axis in varying))
 
     def _means(

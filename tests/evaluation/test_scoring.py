@@ -72,6 +72,8 @@ def test_the_figure_has_the_mean_over_concepts_and_then_each_the_weakest_first()
     assert (bars.arrayminus[0], bars.array[0]) == pytest.approx((mean - low, high - mean))
     alone: Any = Evaluation(frame(HAND[-1:])).plot()
     assert list(alone.layout.yaxis.ticktext) == ["war"] and evaluation.summary()[:20] in figure.layout.title.subtitle.text
+    nothing: Any = Evaluation(frame([("sea", None, 2, 2)])).plot()
+    assert list(nothing.layout.yaxis.ticktext) == ["sea (unscored)"]
     many: Any = Evaluation(frame([(f"c{number}", 1, 1, 1) for number in range(30)])).plot()
     assert len(many.layout.yaxis.ticktext) == 21
 

@@ -103,6 +103,8 @@ def test_without_axes_all_that_vary_are_drawn() -> None:
     assert (list(drawn.x), list(drawn.y)) == (["3", "4"], ["overall"])
     figure = grid_of(layer=[3, 4], form=["add", "clamp"]).plot("layer", by=["form"], score="norm")
     assert [list(trace.y) for trace in figure.data] == [["norm"], ["norm"]]
+    with pytest.raises(ValueError, match="by names every axis, layer: leave out"):
+        grid_of(layer=[3]).plot(by=["layer"])
     with pytest.raises(ValueError, match="y is 'form' and x is not given"):
         swept.plot(y="form")
     with pytest.raises(ValueError, match=r"a mean over rank .* would hide"):
