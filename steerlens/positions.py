@@ -30,8 +30,10 @@ class PositionSpec(NamedTuple):
     response: bool = False
 
     def __str__(self) -> str:
+        if self.prompt and self.response:
+            return "all"
         if self.prompt or self.response:
-            return "all" if self.prompt and self.response else "prompt" if self.prompt else "response"
+            return "prompt" if self.prompt else "response"
         sides = (("p", self.prefix), ("s", self.suffix))
         return "+".join(f"{letter}{count}" for letter, count in sides if count)
 

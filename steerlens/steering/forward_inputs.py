@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -91,7 +92,7 @@ def _read_pass(kwargs: Mapping[str, Any]) -> PassInput:
     return PassInput(batch, length, past, mask, tokens, cache)
 
 
-def enclosing_generation(model: Bridge) -> Any:
+def enclosing_generation(model: Bridge) -> FrameType | None:
     """The frame of the `generate` call of this model that is running now, or None.
 
     Without a KV cache each pass of a generation looks like a fresh prompt; the call it belongs to tells them apart.
