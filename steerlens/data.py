@@ -308,20 +308,6 @@ def check_prompt(prompt: Any, where: str) -> None:
         raise DataError(f"{where}: the conversation ends with the assistant; its last message must be the user's")
 
 
-<<<<<<< ours
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
     """A prompt as JSON values."""
-=======
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "missing"
-    return "NaN" if _is_nan(value) else f"{type(value).__name__} {value!r:.40}"
-
-
-def _plain(prompt: Prompt) -> Any:
->>>>>>> theirs
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

@@ -61,13 +61,9 @@ class PassTracker:
         self._lengths: Int[Tensor, " batch"] | None = None  # of the sequences now being generated
         self._total = 0  # tokens (with padding) in the last pass and its cache
         self._cache: weakref.ref[Any] | None = None
-<<<<<<< ours
-        self._generation: Any = None  # frame of the generate call that the sequences belong to
+        self._generation: FrameType | None = None  # frame of the generate call that the sequences belong to
         self._tokens: Tensor | None = None  # of the last pass that began with nothing cached
         self._owner = running()
-=======
-        self._generation: FrameType | None = None  # frame of the generate call that the sequences belong to
->>>>>>> theirs
         self._masks: dict[Any, Bool[Tensor, "batch length"]] = {}
         self.current: PassInput | None = None
         self.phase = "prefill"

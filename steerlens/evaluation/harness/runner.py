@@ -84,18 +84,9 @@ class Runner(NamedTuple):
         return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
     def check_length(self, row: EncodedExample, new: int = 0) -> None:
-<<<<<<< ours
-        if row.length + new > context_length(self.model):
-            more = f" with {new} new ones" if new else ""
-            raise ValueError(
-                f"a row of {row.length} tokens{more} exceeds the context of {model_name(self.model)} "
-                f"({context_length(self.model)}): use fewer few-shot examples, a smaller max_gen_toks, or another task"
-            )
-=======
         beginning = f"a row of {row.length} tokens{f' with {new} new ones' if new else ''} exceeds"
         remedy = "use fewer few-shot examples, a smaller max_gen_toks, or another task"
         check_context(self.model, row.length + new, beginning, remedy)
->>>>>>> theirs
 
     def score(self, rows: Sequence[EncodedExample]) -> Iterator[tuple[int, Scored]]:
         """(index, likelihood) of each row, long prompts first, so that a batch wastes little."""
