@@ -119,9 +119,6 @@ class SteeringData:
 
 def as_data(data: Any) -> SteeringData:
     """The data themselves, or whatever `SteeringData` can be built from."""
-    if isinstance(data, (bool, int, float, type)) or data is None or (callable(data) and not hasattr(data, "__iter__")):
-        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
-        raise DataError(f"the data are {kind}; give SteeringData, a path, or rows with prompt and response")
     return data if isinstance(data, SteeringData) else SteeringData(data)
 
 
@@ -173,7 +170,12 @@ def _read_rows(source: Any) -> list[Any]:
         return _read_file(Path(source))
     if isinstance(source, SteeringData):
         return list(source.examples)
-    if source is None or (isinstance(source, Mapping) and not hasattr(source, "columns")):
+    frame_like = hasattr(source, "columns")
+    if (
+        isinstance(source, type)
+        or not (isinstance(source, Iterable) or hasattr(source, "__getitem__"))
+        or (isinstance(source, Mapping) and not frame_like)
+    ):
         raise DataError(
             f"the data are {type(source).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}]"
         )
