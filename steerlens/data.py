@@ -139,9 +139,6 @@ class SteeringData:
 
 def as_data(data: Any) -> SteeringData:
     """The data themselves, or whatever `SteeringData` can be built from."""
-    if isinstance(data, (bool, int, float, type)) or data is None or (callable(data) and not hasattr(data, "__iter__")):
-        kind = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
-        raise DataError(f"the data are {kind}; give SteeringData, a path, or rows with prompt and response")
     return data if isinstance(data, SteeringData) else SteeringData(data)
 
 
@@ -214,12 +211,20 @@ def _check_arguments(concept: Any, metadata: Any, ignore: Any) -> None:
         raise TypeError(f"ignore is {described(ignore)}; it must be a list of column names, such as ['label']")
 
 
+def _no_rows(source: Any) -> DataError:
+    return DataError(
+        f"the data are {type(source).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}]"
+    )
+
+
 def _read_rows(source: Any) -> list[Any]:
     """A list of Examples or dicts from any of the accepted forms."""
     if isinstance(source, (str, Path)):
         return _read_file(Path(source))
     if isinstance(source, SteeringData):
         return list(source.examples)
+    if isinstance(source, type):
+        raise _no_rows(source)
     if hasattr(source, "to_dicts"):  # a polars DataFrame, without importing polars
         return source.to_dicts()
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a pandas DataFrame, without importing pandas
@@ -231,10 +236,8 @@ def _read_rows(source: Any) -> list[Any]:
         return source.to_pylist()
     if isinstance(source, Mapping):
         return _transposed(source)
-    if not isinstance(source, Iterable):
-        raise DataError(
-            f"the data are {type(source).__name__}; give a list of rows, for example [{{'prompt': ..., 'response': ...}}]"
-        )
+    if not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
+        raise _no_rows(source)
     return list(source)  # a list of rows or a Hugging Face Dataset, which iterates over dicts
 
 

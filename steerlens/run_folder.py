@@ -142,9 +142,9 @@ class RunFolder:
             for path in (self._path / folder).glob(f".{pattern}.*")
         ]
         now = self._time() if found else None
-        for path in found if now is not None else ():
+        for path in found:
             with suppress(FileNotFoundError):  # its process lives, and has renamed it
-                if now - path.stat().st_mtime > STALE:
+                if now is not None and now - path.stat().st_mtime > STALE:
                     path.unlink()
 
     def _time(self) -> float | None:

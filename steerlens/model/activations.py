@@ -1,7 +1,7 @@
 """The residual stream of texts with a concept and of texts without it, collected once for any number of blocks."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,6 +132,8 @@ def collect(model: Bridge, data: Any, *, layers: Sequence[int], tokens: str = "a
             long for the model; the message names it.
     """
     check_model(model)
+    if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):
+        raise TypeError(f"the layers are {layers!r:.80}; give a list of blocks' indices")
     for layer in layers:
         check_layer(model, layer)
     if not layers:

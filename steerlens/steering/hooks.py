@@ -1,6 +1,6 @@
 """Applying vectors to a model for the length of a `with` block, through hooks that nothing outlives."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -86,6 +86,8 @@ def listed(steer: SteerText) -> list[SteeringVector | SteeringPrompt]:
     """What steers, in a list."""
     if steer is None:
         return []
+    if isinstance(steer, (str, Mapping, type)) or not isinstance(steer, Iterable | SteeringVector | SteeringPrompt):
+        raise TypeError(f"expected a SteeringVector, several in a list, or None, got {steer!r:.80}")
     if isinstance(steer, (SteeringVector, SteeringPrompt)):
         return [steer]
     return list(steer)

@@ -119,6 +119,8 @@ def train_many(
     """
     if not datasets:
         raise ValueError("there are no data sets to train on")
+    if not isinstance(datasets, Mapping):
+        raise TypeError(f"the datasets are of type {type(datasets).__name__}; give a mapping of names to data")
     named = {str(name): data for name, data in datasets.items()}
     if len(named) < len(datasets):
         raise ValueError(f"two data sets have the same name: {sorted(map(str, datasets))}")

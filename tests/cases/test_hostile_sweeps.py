@@ -67,7 +67,7 @@ def test_hostile_17_a_clock_ahead_deletes_nothing_of_others(tmp_path: Path, monk
     fresh, old = tmp_path / "cells" / ".a.json.x", tmp_path / "cells" / ".b.json.y"
     for path in (fresh, old):
         path.touch()
-    os.utime(old, (time.time() - 4000,) * 2)
+    os.utime(old, (time.time() - 4000, time.time() - 4000))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 7200)
     RunFolder(tmp_path, "cells").tidy("cells/*.json")
@@ -78,6 +78,6 @@ def test_hostile_17_a_clock_ahead_deletes_nothing_of_others(tmp_path: Path, monk
 @pytest.mark.parametrize("out", [None, 7, "", int])
 def test_hostile_15_a_sweep_without_a_folder(out: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TypeError, match="it must be a folder's path|out"):
+    with pytest.raises(TypeError, match="out"):
         RunFolder(out, "cells")
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from unchecked import without_type_checks
 
 import steerlens
@@ -42,19 +43,20 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Name -> function and arguments that it can be called with."""
     model = steerlens.load_model("terrarium")
     data = steerlens.SteeringData([{"prompt": "Hi", "response": "Sea."}, {"prompt": "Ho", "response": "Sea!"}], concept="sea")
-    sv = steerlens.from_direction(model, [1.0] * model.cfg.d_model, layer=1, factor=1.0)
-    quick = steerlens.TrainConfig(epochs=1, batch_size=2)
+    ones = torch.ones(model.cfg.d_model)
+    sv = steerlens.from_direction(model, ones, layer=1, factor=1.0)
+    quick = {"seed": 0, "config": steerlens.TrainConfig(epochs=1, batch_size=2), "progress": False}
     judge, few = steerlens.ScriptedJudge(lambda *texts: steerlens.Scores(1.0, 1.0, 1.0)), {"max_new_tokens": 2}
     s: Any = steerlens
     return {
         "generate": (s.generate, {"model": model, "prompts": ["Hi"], "steer": sv, "seed": 0, "batch_size": 1} | few),
         "steer": (lambda **given: s.steer(**given).__enter__(), {"model": model, "sv": sv}),
-        "train": (s.train, {"model": model, "data": data, "layer": 1, "positions": "p1", "seed": 0, "config": quick, "progress": False}),
-        "train_layers": (s.train_layers, {"model": model, "data": data, "layers": [1], "seed": 0, "config": quick, "progress": False}),
-        "train_many": (s.train_many, {"model": model, "datasets": {"sea": data}, "layer": 1, "seed": 0, "config": quick, "progress": False}),
+        "train": (s.train, {"model": model, "data": data, "layer": 1, "positions": "p1"} | quick),
+        "train_layers": (s.train_layers, {"model": model, "data": data, "layers": [1]} | quick),
+        "train_many": (s.train_many, {"model": model, "datasets": {"sea": data}, "layer": 1} | quick),
         "extract": (s.extract, {"model": model, "data": data, "layer": 1}),
         "extract_layers": (s.extract_layers, {"model": model, "data": data, "layers": [1]}),
-        "from_direction": (s.from_direction, {"model": model, "direction": [1.0] * model.cfg.d_model, "layer": 1, "factor": 1.0}),
+        "from_direction": (s.from_direction, {"model": model, "direction": ones, "layer": 1, "factor": 1.0}),
         "evaluate": (s.evaluate, {"model": model, "sv": sv, "concept": "sea", "prompts": ["Hi"], "judge": judge} | few),
         "audit": (s.audit, {"model": model, "steer": sv, "prompts": ["Hi"]} | few),
         "collect": (s.collect, {"model": model, "data": ["Hi"], "layers": [1]}),
@@ -77,6 +79,8 @@ def answers() -> list[str]:
             if argument not in given:
                 continue
             for text in sorted(wrong):
+                if (name, text) == ("SteeringVector", "99"):  # without a model any layer is one
+                    continue
                 if problem := _problem(function, given | {argument: values[text]}):
                     found.append(f"{name}({argument}={text}): {problem}")
     return found
