@@ -1,7 +1,6 @@
 """The command line: `steerlens demo`, `steerlens train`, `steerlens generate`. Heavy imports happen in the commands."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,6 +178,8 @@ def _check_outputs(paths: Sequence[Path], force: bool) -> None:
     Raises:
         OSError: a file is there, or none can be written there.
     """
+    import os
+
     for path in paths:
         if path.is_dir() or (path.exists() and not path.is_file()):
             raise OSError(f"--out: {path} is there and is not a file: give another name")

@@ -49,6 +49,7 @@ def load_model(
         boot: arguments of `TransformerBridge.boot_transformers`, such as `device`, `device_map`, `revision`, `n_ctx`.
 
     Raises:
+        TypeError: a name that is no text.
         FileNotFoundError: what looks like a path does not exist, or the folder has no such GGUF file.
         ValueError: the dtype is unknown, the architecture is not one of a causal text model (or TransformerLens does not know
             it), or an argument does not go with GGUF.
@@ -84,8 +85,10 @@ def find_source(name_or_path: str | Path, gguf_file: str | None = None) -> Sourc
     """Where the files are, without reading them.
 
     Raises:
-        FileNotFoundError: as `load_model`.
+        FileNotFoundError, TypeError: as `load_model`.
     """
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path).strip():
+        raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, or "terrarium"')
     name = str(name_or_path)
     if name == "terrarium":
         return Source(str(TERRARIUM_WEIGHTS), None)

@@ -9,7 +9,7 @@ import torch
 
 from ..data import SteeringData
 from ..interventions import REFT, intervention
-from ..model.batches import EncodedExample, encode_data
+from ..model.batches import EncodedExample, collate, encode_data
 from ..model.bridge import Bridge, check_layer, check_model, d_model, device, model_name
 from ..model.forward import frozen
 from ..model.identity import identity
@@ -109,7 +109,7 @@ def prepare(
     runs = {}
     for name, data in datasets.items():
         provenance = common | {"data_hash": data.hash, "n_examples": len(data)}
-        examples = _encode(model, data, shared.config, needed)
+        examples = _encode(model, data, shared, needed)
         sites = [
             new_site(
                 layer,
@@ -149,9 +149,12 @@ def _read_settings(
     return Shared(layers, positions, objective, settings.form, config, factors), source
 
 
-def _encode(model: Bridge, data: SteeringData, config: TrainConfig, needed: frozenset[str]) -> list[EncodedExample]:
+def _encode(model: Bridge, data: SteeringData, shared: Shared, needed: frozenset[str]) -> list[EncodedExample]:
     """Token ids, and what the unsteered model says of them where the objective compares with it."""
+    config = shared.config
     examples = encode_data(model, data, config.max_response_tokens, config.append_eos, neutral=bool(needed))
+    if callable(shared.positions) and not bool(collate(model, examples).edited(shared.positions).any()):
+        raise ValueError("the positions function selects no token of these examples: nothing would be trained")
     if REFERENCE not in needed:
         return examples
     with frozen(model):
