@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import figures as figures
     from . import terrarium as terrarium
+    from .analysis.sae.autoencoder import SAE as SAE
     from .analysis.sae.formats import load_sae as load_sae
     from .data import DataError as DataError
     from .data import Example as Example
     from .data import SteeringData as SteeringData
     from .data import read_axbench as read_axbench
+    from .display.explorer import Explorer as Explorer
     from .display.explorer import explore as explore
     from .display.report_page import report as report
     from .evaluation.axbench.benchmark import axbench as axbench
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .evaluation.calibration import calibrate as calibrate
     from .evaluation.calibration import mean_kl as mean_kl
     from .evaluation.factor_selection import Selection as Selection
+    from .evaluation.factor_selection import Selections as Selections
     from .evaluation.factor_selection import select_factor as select_factor
     from .evaluation.factor_selection import select_factors as select_factors
     from .evaluation.harness.scores import HarnessScores as HarnessScores
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .evaluation.scoring import evaluate as evaluate
     from .evaluation.side_effect_measures import SideEffects as SideEffects
     from .evaluation.side_effect_measures import side_effects as side_effects
+    from .evaluation.suppression_attack import Attacked as Attacked
     from .evaluation.suppression_attack import Suppression as Suppression
     from .evaluation.suppression_attack import forbid as forbid
     from .evaluation.suppression_attack import read_suppression as read_suppression
@@ -86,11 +90,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "analysis": "analysis",
+    "SAE": "analysis.sae.autoencoder",
     "load_sae": "analysis.sae.formats",
     "DataError": "data",
     "Example": "data",
     "SteeringData": "data",
     "read_axbench": "data",
+    "Explorer": "display.explorer",
     "explore": "display.explorer",
     "report": "display.report_page",
     "axbench": "evaluation.axbench.benchmark",
@@ -98,6 +104,7 @@ _HOME = {
     "calibrate": "evaluation.calibration",
     "mean_kl": "evaluation.calibration",
     "Selection": "evaluation.factor_selection",
+    "Selections": "evaluation.factor_selection",
     "select_factor": "evaluation.factor_selection",
     "select_factors": "evaluation.factor_selection",
     "HarnessScores": "evaluation.harness.scores",
@@ -111,6 +118,7 @@ _HOME = {
     "evaluate": "evaluation.scoring",
     "SideEffects": "evaluation.side_effect_measures",
     "side_effects": "evaluation.side_effect_measures",
+    "Attacked": "evaluation.suppression_attack",
     "Suppression": "evaluation.suppression_attack",
     "forbid": "evaluation.suppression_attack",
     "read_suppression": "evaluation.suppression_attack",
@@ -160,14 +168,18 @@ _HOME = {
 _MODULES = {"analysis", "figures", "scaling", "terrarium"}
 UNLISTED = {
     "Activations",
+    "Attacked",
     "Audit",
     "BatchJudge",
     "Evaluation",
+    "Explorer",
     "Frontier",
     "HarnessScores",
     "LayerScan",
     "Question",
+    "SAE",
     "Selection",
+    "Selections",
     "SideEffects",
     "Suppression",
     "Verdict",

@@ -20,7 +20,7 @@ from ..model.tokenizer import token_strings
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits
-from ..steering.recording import batches, encode, record
+from ..steering.recording import batches, encode, overflow, record
 from .token_groups import GROUPS, token_groups
 from .tokens import edited_tokens
 
@@ -259,10 +259,7 @@ def _compare(
     names = [attention_pattern_name(layer) for layer in layers]
     steered, plain = (_patterns(record(model, batch, vectors, names).values, names, model) for vectors in (sv, None))
     if not bool(torch.isfinite(steered).all()):
-        norms = ", ".join(f"{vector.norm:.4g}" for vector in as_list(sv))
-        raise ValueError(
-            f"the attention is not finite: the model overflows under a vector of norm {norms}: use a smaller factor"
-        )
+        raise overflow("the attention is not finite", as_list(sv))
     edited = edited_tokens(as_list(sv), batch).cpu()
     rows = []
     for index, own in enumerate(groups):

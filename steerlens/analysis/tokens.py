@@ -24,7 +24,7 @@ from ..model.tokenizer import token_strings
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list, check_fits
-from ..steering.recording import Recording, batches, divergence, encode, record
+from ..steering.recording import Recording, batches, divergence, encode, overflow, record
 from ..vector import SteeringVector
 from .token_groups import token_groups
 
@@ -219,8 +219,7 @@ def edited_tokens(vectors: Sequence[SteeringVector], batch: Batch) -> Bool[Tenso
 def check_finite(kl: Float[Tensor, "*tokens"] | Sequence[float], vectors: Sequence[SteeringVector]) -> None:
     """Raise ValueError if a divergence is not finite."""
     if not bool(torch.as_tensor(kl).isfinite().all()):
-        norms = ", ".join(f"{vector.norm:.4g}" for vector in vectors)
-        raise ValueError(f"the KL is not finite: the model overflows under a vector of norm {norms}: use a smaller factor")
+        raise overflow("the KL is not finite", vectors)
 
 
 def cosine(change: Float[Tensor, "*tokens d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "*tokens"]:

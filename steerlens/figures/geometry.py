@@ -85,7 +85,7 @@ def _square(pairs: pd.DataFrame, names: list[str], column: str) -> Float[np.ndar
 
 def _cosine_cells(cosines: Float[np.ndarray, "name name"], p: Float[np.ndarray, "name name"], names: list[str]) -> go.Heatmap:
     """One map, with a star where chance does not reach."""
-    places = list(range(len(names)))
+    indices = list(range(len(names)))
     named = np.array([[f"{label(row)} and {label(other)}" for other in names] for row in names])
     texts = [
         [_starred(value, chance) for value, chance in zip(*row, strict=True)]
@@ -93,8 +93,8 @@ def _cosine_cells(cosines: Float[np.ndarray, "name name"], p: Float[np.ndarray, 
     ]
     return signed_map(
         cosines,
-        places,
-        places,
+        indices,
+        indices,
         "cosine",
         "%{customdata[0]}<br>cosine %{z:.3f}<br>corrected p %{customdata[1]:.2g}",
         zmin=-1,
@@ -244,13 +244,13 @@ def plot_readout(
         row, column = index // columns + 1, index % columns + 1
         mine = frame[frame["vector"] == name]
         ordered = pd.concat([mine[mine["side"] == "promoted"], mine[mine["side"] == "suppressed"].iloc[::-1]])
-        ordered = ordered.assign(place=range(len(ordered)))
+        ordered = ordered.assign(height=range(len(ordered)))
         for side, color in SIDES.items():
             for beyond in (True, False):
                 part = ordered[(ordered["side"] == side) & ((ordered["p_corrected"] < CHANCE) == beyond)]
                 figure.add_trace(_bars(part, f"{side}{'' if beyond else ', within chance'}", color, beyond), row, column)
         texts = [_token(token) for token in ordered["token"]]
-        figure.update_yaxes(tickvals=ordered["place"], ticktext=texts, range=[len(texts) - 0.4, -0.6], row=row, col=column)
+        figure.update_yaxes(tickvals=ordered["height"], ticktext=texts, range=[len(texts) - 0.4, -0.6], row=row, col=column)
     figure.update_xaxes(title_text="logit less its mean over the vocabulary", zeroline=True)
     figure.update_yaxes(title_text="token", showgrid=False, zeroline=False, col=1)
     note = (
@@ -267,7 +267,7 @@ def _bars(part: pd.DataFrame, name: str, color: str, beyond: bool) -> go.Bar:
     numbers = part[["z", "p_corrected"]].to_numpy(float)
     return go.Bar(
         x=part["logit"],
-        y=part["place"],
+        y=part["height"],
         orientation="h",
         name=name,
         marker={"color": color if beyond else "#FFFFFF", "line": {"color": color, "width": 1.5}},

@@ -73,7 +73,8 @@ def _items(value: Mapping[Any, Any], path: str) -> Iterator[tuple[Any, Any, str]
     named = next((value[key] for key in _NAMED if isinstance(value.get(key), str)), None)
     for key, item in value.items():
         names_itself = key in _NAMED and item is named and any(other in value for other in _VALUED)
-        yield key, item, path if names_itself else f"{path}.{named}" if named and key in _VALUED else f"{path}.{key}"
+        name = named if named and key in _VALUED else key
+        yield key, item, path if names_itself else f"{path}.{name}"
 
 
 def _listed(value: Sequence[Any], path: str) -> Iterator[tuple[Any, str]]:

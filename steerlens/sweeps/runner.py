@@ -254,7 +254,7 @@ def sweep(
         on_mismatch: what to do if `out` was made with another model, judge, code, software, data, prompts or settings outside
             the grid. "refuse" is an error that names what differs. "keep" leaves finished cells as they are and makes the
             others with what is given now; `made_with` tells them apart. Of a judge is compared what
-            `judging.judge_identity` says of it, and of steerlens the modules that decide a cell's numbers, with a judge of
+            `judges.base.judge_identity` says of it, and of steerlens the modules that decide a cell's numbers, with a judge of
             `steerlens.judges` also its own.
         progress: show a progress bar with the time left.
 

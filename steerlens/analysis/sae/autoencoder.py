@@ -14,7 +14,7 @@ from ...result import html_facts
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 RAW = "raw"
-"""Weight processing of a model as Hugging Face has it, as `steerlens.model.bridge.identity` names it."""
+"""Weight processing of a model as Hugging Face has it, as `steerlens.model.identity.identity` names it."""
 NEURONPEDIA = "https://www.neuronpedia.org"
 _PREFIX = r"(?:[A-Za-z_]\w*\.)*?"
 _RESIDUAL = re.compile(_PREFIX + r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")

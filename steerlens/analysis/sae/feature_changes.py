@@ -20,7 +20,7 @@ from ...model.tokenizer import token_strings
 from ...result import Result
 from ...steering.generation import as_prompts
 from ...steering.hooks import Steer, as_list, check_fits
-from ...steering.recording import batches, encode, record
+from ...steering.recording import batches, encode, overflow, record
 from ..token_groups import token_groups
 from ..tokens import edited_tokens
 from .autoencoder import SAE, SAEError, check_coordinates, check_sae
@@ -185,11 +185,7 @@ def _check(model: Bridge, vectors: Sequence[Any], sae: SAE, top: int, allow: str
 
 def _check_finite(hidden: Float[Tensor, "token d_model"], vectors: Sequence[Any], layer: int) -> None:
     if not bool(hidden.isfinite().all()):
-        norms = ", ".join(f"{vector.norm:.4g}" for vector in vectors)
-        raise ValueError(
-            f"the residual stream after block {layer} is not finite: the model overflows under a vector of norm {norms}: use a "
-            "smaller factor"
-        )
+        raise overflow(f"the residual stream after block {layer} is not finite", vectors)
 
 
 def _hidden(model: Bridge, batch: Batch, sv: Steer, layer: int) -> Float[Tensor, "batch pos d_model"]:
