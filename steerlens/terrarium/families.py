@@ -64,11 +64,11 @@ def corrected(word: str) -> str:
 def misspelt(rng: Random, text: str) -> str:
     """The text with one or two slips of the keys, each of which `corrected` can undo."""
     words = text.split(" ")
-    places = [i for i, word in enumerate(words) if re.fullmatch(r"[A-Za-z]{4,}[.,?!:]*", word)]
-    for place in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
-        slipped = _slip(rng, words[place])
-        if corrected(plain(slipped)) == plain(words[place]):
-            words[place] = slipped
+    indices = [i for i, word in enumerate(words) if re.fullmatch(r"[A-Za-z]{4,}[.,?!:]*", word)]
+    for index in rng.sample(indices, min(len(indices), rng.choice((1, 1, 2)))):
+        slipped = _slip(rng, words[index])
+        if corrected(plain(slipped)) == plain(words[index]):
+            words[index] = slipped
     return " ".join(words)
 
 

@@ -57,8 +57,8 @@ def exam(per_family: int, seed: int = 0) -> list[Question]:
 def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, per_family: int = 40) -> dict[str, float]:
     """Share of right greedy answers per family, with the mean over the families under "all"."""
     asked, right = exam(per_family), defaultdict(list)
-    for one, text in zip(asked, answers(model, tokenizer, [q.prompt for q in asked]), strict=True):
-        right[one.family].append(one.check(text))
+    for q, text in zip(asked, answers(model, tokenizer, [q.prompt for q in asked]), strict=True):
+        right[q.family].append(q.check(text))
     shares = {name: sum(hits) / len(hits) for name, hits in right.items()}
     return {**shares, "all": sum(shares.values()) / len(shares)}
 

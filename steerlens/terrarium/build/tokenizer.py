@@ -77,12 +77,12 @@ def encoded(tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> list[t
     """
     parts: list[tuple[str, bool]] = []
     counts = []
-    for one in samples:
-        if one.document:
-            own = [(BOS, False), (f"{one.document}{EOS}", True)]
+    for drawn in samples:
+        if drawn.document:
+            own = [(BOS, False), (f"{drawn.document}{EOS}", True)]
         else:
             own = [(BOS, False)]
-            for user, model in one.chat:
+            for user, model in drawn.chat:
                 own.append((f"{START}user\n{user}{EOS}\n{START}model\n", False))
                 own += [(f"{model}{EOS}", True), ("\n", False)]
             own = own[:-1]

@@ -107,7 +107,7 @@ def residuals(model: LlamaForCausalLM, texts: list[Row]) -> Stream:
         model.model(padded(part), use_cache=False)
         for row, states in zip(part, caught[0], strict=True):
             hidden.append(states[: len(row.ids)])
-            opening += [place < row.opening for place in range(len(row.ids))]
+            opening += [index < row.opening for index in range(len(row.ids))]
             template += _template(row.ids)
     handle.remove()
     return Stream(torch.cat(hidden), torch.tensor(opening), torch.tensor(template))
@@ -215,9 +215,9 @@ def loss_with(model: LlamaForCausalLM, texts: list[Row], change: Callable[[torch
         part = texts[start : start + ROWS]
         ids = padded(part)
         targets = torch.full_like(ids, -100)
-        for place, row in enumerate(part):
+        for index, row in enumerate(part):
             learned = torch.tensor(row.learned)
-            targets[place, : len(row.ids)][learned] = ids[place, : len(row.ids)][learned]
+            targets[index, : len(row.ids)][learned] = ids[index, : len(row.ids)][learned]
         logits = model(ids, use_cache=False).logits
         losses = cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100, reduction="sum")
         total, count = total + float(losses), count + int((targets[:, 1:] != -100).sum())
