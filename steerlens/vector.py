@@ -4,10 +4,8 @@
 `layer`, at the tokens named by `positions`.
 """
 
-import hashlib
 import json
 import math
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,25 +24,17 @@ from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 from .result import html_facts
+from .vector_file import FIELDS, content_of, packed, unpacked
+from .vector_file import VectorFileError as VectorFileError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-SCHEMA = 1
-_TEXT = (str, type(None))
-_FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
-_DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
 _TENSORS = ("direction", "read", "bias")
-_LONGEST_HEADER, _LARGEST = 100 * 2**20, 2**30
-"""Bytes that are read of a file: of its header, and in all."""
 _HISTORY_ATTRS = ("config_source", "objective")
 """What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
-
-
-class VectorFileError(ValueError):
-    """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
 
 
 class ReadOnly(dict[str, Any]):
@@ -278,7 +267,9 @@ class SteeringVector:
             raise ValueError(f"{target.name}: name the file *.safetensors")
         if callable(self.positions):
             raise ValueError("positions are a function, which a file cannot hold; replace(positions=...) with text first")
-        write_atomically(target, _to_bytes(self))
+        tensors = {name: tensor for name in _TENSORS if (tensor := getattr(self, name)) is not None}
+        fields = {name: getattr(self, name) for name in FIELDS}
+        write_atomically(target, packed(fields, dict(self.provenance), self.history, tensors))
         return target
 
     @staticmethod
@@ -290,7 +281,7 @@ class SteeringVector:
             VectorFileError: the file is damaged, truncated, not a steerlens vector, or of a later schema; it is not a file.
         """
         try:
-            return _from_bytes(_read(Path(path)))
+            return SteeringVector(**unpacked(content_of(Path(path))))
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
             raise
         except VectorFileError as error:
@@ -385,7 +376,7 @@ def _check_kept(sv: SteeringVector) -> None:
     """Raise ValueError for what could not be saved and loaded again."""
     for name in ("concept", "model_name"):
         value = getattr(sv, name)
-        if not isinstance(value, _TEXT):
+        if not isinstance(value, str | None):
             raise ValueError(f"the {name} is {value!r:.80}; it must be text or None")
     if not isinstance(sv.provenance, Mapping):
         raise ValueError(f"the provenance is of type {type(sv.provenance).__name__}; it must hold JSON values by name")
@@ -401,29 +392,6 @@ def _check_kept(sv: SteeringVector) -> None:
         sv.history.to_numpy(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the history must hold numbers only: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    """The content of a vector's file, which is not read unless its kind, size and header are those of one."""
-    about = path.stat()
-    if stat.S_ISDIR(about.st_mode):
-        raise IsADirectoryError(f"{path} is a folder; a vector is one file")
-    if not stat.S_ISREG(about.st_mode):
-        raise VectorFileError("not a regular file")
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 0 < size <= min(about.st_size - 8, _LONGEST_HEADER):
-            raise VectorFileError("not an intact steerlens vector (a header of impossible length)")
-        header = json.loads(file.read(size))
-        if "steerlens" not in header.get("__metadata__", {}):
-            raise VectorFileError("a safetensors file without a steerlens header")
-        length = 8 + size + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
-        if about.st_size != length:
-            raise VectorFileError(f"not an intact steerlens vector ({about.st_size} bytes, {length} by its header)")
-        if about.st_size > _LARGEST:
-            raise VectorFileError(f"{about.st_size} bytes; a vector has at most {_LARGEST}")
-        file.seek(0)
-        return file.read(length)
 
 
 def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tensor | None) -> None:
@@ -448,50 +416,3 @@ def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tenso
         raise ValueError(
             "the rows of a LoReFT's direction must be orthonormal; steerlens.interventions.orthonormal makes them so"
         )
-
-
-def _to_bytes(sv: SteeringVector) -> bytes:
-    tensors = {"direction": sv.direction}
-    tensors |= {name: tensor for name in ("read", "bias") if (tensor := getattr(sv, name)) is not None}
-    header: dict[str, Any] = {name: getattr(sv, name) for name in _FIELDS}
-    header |= {"schema": SCHEMA, "provenance": dict(sv.provenance), "history": None}
-    if sv.history is not None:
-        header["history"] = list(map(str, sv.history.columns))
-        tensors["history"] = torch.from_numpy(np.ascontiguousarray(sv.history.to_numpy(np.float64)))
-    payload = json.dumps(header)
-    return safetensors.torch.save(tensors, {"steerlens": payload, "sha256": _checksum(payload, tensors)})
-
-
-def _from_bytes(content: bytes) -> SteeringVector:
-    size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    if "steerlens" not in metadata:
-        raise VectorFileError("a safetensors file without a steerlens header")
-    payload = metadata["steerlens"]
-    tensors = safetensors.torch.load(content)
-    if _checksum(payload, tensors) != metadata.get("sha256"):
-        raise VectorFileError("the checksum does not match: the file was damaged after it was saved")
-    if any(tensor.dtype != _DTYPES.get(name) for name, tensor in tensors.items()):
-        raise VectorFileError(f"unexpected tensors: {sorted(tensors)}")
-    header = json.loads(payload)
-    if header["schema"] not in range(1, SCHEMA + 1):
-        raise VectorFileError(f"schema {header['schema']}, this steerlens reads up to {SCHEMA}: upgrade steerlens")
-    for name, kinds in _FIELDS.items():
-        if type(header[name]) not in kinds:
-            raise VectorFileError(f"the header's {name} is {header[name]!r}, not {' or '.join(k.__name__ for k in kinds)}")
-    history = None
-    if header["history"] is not None:
-        history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])
-        history = history.astype({name: int for name in ("step", "epoch") if name in history})
-    fields = {name: header[name] for name in _FIELDS}
-    reft = {"read": tensors.get("read"), "bias": tensors.get("bias")}
-    return SteeringVector(tensors["direction"], provenance=header["provenance"], history=history, **reft, **fields)
-
-
-def _checksum(payload: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(payload.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

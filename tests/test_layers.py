@@ -26,6 +26,7 @@ ORDER = (
         "intervals",
         "scores",
         "result",
+        "vector_file",
     ),
     ("figures", "row_formats", "run_folder"),
     ("data",),

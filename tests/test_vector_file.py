@@ -143,7 +143,7 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
 
 
 def test_a_later_schema_is_named(make_vector: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steerlens.vector.SCHEMA", 7)
+    monkeypatch.setattr("steerlens.vector_file.SCHEMA", 7)
     path = make_vector().save(tmp_path / "v.safetensors")
     monkeypatch.undo()
     with pytest.raises(VectorFileError, match="schema 7, this steerlens reads up to 1: upgrade steerlens"):

@@ -30,7 +30,8 @@ from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
     "files", "reproducibility", "tables", "keywords", "positions", "interventions", "intervals", "scores", "result", "data",
-    "vector", "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
+    "vector_file", "vector",
+    "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
     "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
     "training.scaling", "training.objectives", "training.logprobs", "training.callbacks", "training.parameters",

@@ -1,0 +1,110 @@
+"""The file of a steering vector: tensors, everything about them as JSON, and a checksum of both, in one safetensors file.
+
+Nothing is unpickled, and nothing is read before kind, size and header are those of a vector.
+"""
+
+import hashlib
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import Tensor
+
+SCHEMA = 1
+_TEXT = (str, type(None))
+FIELDS = {"factor": (float,), "layer": (int,), "positions": (str,), "form": (str,), "concept": _TEXT, "model_name": _TEXT}
+"""What the header says of a vector, with its types."""
+DTYPES = {"direction": torch.float32, "read": torch.float32, "bias": torch.float32, "history": torch.float64}
+LONGEST_HEADER, LARGEST = 100 * 2**20, 2**30
+"""Bytes that are read of a file: of its header, and in all."""
+
+
+class VectorFileError(ValueError):
+    """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
+
+
+def content_of(path: Path) -> bytes:
+    """The content of a vector's file, which is not read unless its kind, size and header are those of one."""
+    about = path.stat()
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(f"{path} is a folder; a vector is one file")
+    if not stat.S_ISREG(about.st_mode):
+        raise VectorFileError("not a regular file")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= min(about.st_size - 8, LONGEST_HEADER):
+            raise VectorFileError("not an intact steerlens vector (a header of impossible length)")
+        header = json.loads(file.read(size))
+        if "steerlens" not in header.get("__metadata__", {}):
+            raise VectorFileError("a safetensors file without a steerlens header")
+        length = 8 + size + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
+        if about.st_size != length:
+            raise VectorFileError(f"not an intact steerlens vector ({about.st_size} bytes, {length} by its header)")
+        if about.st_size > LARGEST:
+            raise VectorFileError(f"{about.st_size} bytes; a vector has at most {LARGEST}")
+        file.seek(0)
+        return file.read(length)
+
+
+def packed(
+    fields: Mapping[str, Any], provenance: Mapping[str, Any], history: pd.DataFrame | None, tensors: Mapping[str, Tensor]
+) -> bytes:
+    """A vector as the content of its file.
+
+    Args:
+        fields: those of `FIELDS`.
+        history: its training, numbers only.
+        tensors: direction, and read and bias where the form has them.
+    """
+    kept = dict(tensors)
+    header: dict[str, Any] = {**fields, "schema": SCHEMA, "provenance": dict(provenance), "history": None}
+    if history is not None:
+        header["history"] = list(map(str, history.columns))
+        kept["history"] = torch.from_numpy(np.ascontiguousarray(history.to_numpy(np.float64)))
+    payload = json.dumps(header)
+    return safetensors.torch.save(kept, {"steerlens": payload, "sha256": _checksum(payload, kept)})
+
+
+def unpacked(content: bytes) -> dict[str, Any]:
+    """What a vector is made of again, by the names of its fields.
+
+    Raises:
+        VectorFileError: the content is damaged, of another kind, or of a later schema.
+    """
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if "steerlens" not in metadata:
+        raise VectorFileError("a safetensors file without a steerlens header")
+    payload = metadata["steerlens"]
+    tensors = safetensors.torch.load(content)
+    if _checksum(payload, tensors) != metadata.get("sha256"):
+        raise VectorFileError("the checksum does not match: the file was damaged after it was saved")
+    if any(tensor.dtype != DTYPES.get(name) for name, tensor in tensors.items()):
+        raise VectorFileError(f"unexpected tensors: {sorted(tensors)}")
+    header = json.loads(payload)
+    if header["schema"] not in range(1, SCHEMA + 1):
+        raise VectorFileError(f"schema {header['schema']}, this steerlens reads up to {SCHEMA}: upgrade steerlens")
+    for name, kinds in FIELDS.items():
+        if type(header[name]) not in kinds:
+            raise VectorFileError(f"the header's {name} is {header[name]!r}, not {' or '.join(k.__name__ for k in kinds)}")
+    history = None
+    if header["history"] is not None:
+        history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])
+        history = history.astype({name: int for name in ("step", "epoch") if name in history})
+    fields = {name: header[name] for name in FIELDS} | {name: tensors.get(name) for name in ("direction", "read", "bias")}
+    return fields | {"provenance": header["provenance"], "history": history}
+
+
+def _checksum(payload: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(payload.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
