@@ -29,7 +29,7 @@ from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "keywords", "positions", "interventions", "intervals", "scores", "result", "data",
+    "files", "reproducibility", "tables", "row_formats", "keywords", "positions", "interventions", "intervals", "scores", "result", "data",
     "vector_file", "vector",
     "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
     "model.forward", "model.batches",
