@@ -29,8 +29,8 @@ from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "row_formats", "keywords", "positions", "interventions", "intervals", "scores", "result", "data",
-    "vector_file", "vector",
+    "files", "reproducibility", "tables", "row_formats", "keywords", "positions", "interventions", "intervals", "scores",
+    "result", "data", "vector_file", "vector",
     "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
     "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
