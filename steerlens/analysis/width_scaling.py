@@ -274,13 +274,14 @@ def random_model(width: int, seed: int) -> Bridge:
 
 def _word_tokenizer(folder: str) -> Any:
     """One token per word, w3, w4, ..., saved in a folder and loaded from it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     special = ["<pad>", "<bos>", "<eos>"]
     words = {word: number for number, word in enumerate([*special, *map(_word, range(len(special), VOCABULARY))])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<eos>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", words["<bos>"])])
     marks = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<eos>"}
     PreTrainedTokenizerFast(tokenizer_object=inner, **marks).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
@@ -296,7 +297,7 @@ def random_data(n: int, seed: int) -> SteeringData:
     words = [_word(number) for number in range(3, VOCABULARY)]
     favoured = draw.sample(words, CONCEPT)
     rows = [
-        {"prompt": " ".join(draw.choices(words, k=PROMPT)), "response": " ".join(draw.choices(favoured, k=RESPONSE))}
+        {"prompt": " ".join(draw.choices(words, k=PROMPT)), "response": " " + " ".join(draw.choices(favoured, k=RESPONSE))}
         for _ in range(n)
     ]
     return SteeringData(rows, concept="a few words")

@@ -204,7 +204,7 @@ def _read(model: Bridge, texts: Sequence[EncodedExample], layers: Sequence[int],
     for layer, name in zip(layers, names, strict=True):
         if not bool(sums[name].isfinite().all()):
             raise NotFiniteError(
-                f"the residual stream after block {layer} is not finite in {model_name(model)}: load it in bfloat16 or float32"
+                f"the activations after layer {layer} are not finite in {model_name(model)}: load it in bfloat16 or float32"
             )
     counts = mask.sum(-1).cpu()
     return _Part(torch.stack([sums[name] for name in names], 1) / counts[:, None, None], counts)

@@ -96,7 +96,7 @@ def _folded(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     first = next((index for index, message in enumerate(rest) if message["role"] == "user"), None)
     if first is None:
         return [{"role": "user", "content": system["content"]}, *rest]
-    rest[first]["content"] = f"{system['content']}\n\n{rest[first]['content']}"
+    rest[first]["content"] = f"{system['content'].rstrip()}\n\n{rest[first]['content']}"
     return rest
 
 

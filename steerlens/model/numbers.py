@@ -5,7 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(RuntimeError, ValueError):
     """A model's numbers are NaN or infinite; the message says where, and what to do."""
 
 

@@ -110,7 +110,8 @@ def test_case_08_recurrent_state_counts_one_prompt(tmp_path: Path) -> None:
     tokenizer = characters(tmp_path / "t", CHATML)
     torch.manual_seed(0)
     size = {"vocab_size": len(tokenizer), "hidden_size": WIDTH, "state_size": 4, "num_hidden_layers": 3}
-    hf = MambaForCausalLM(MambaConfig(**size, initializer_range=0.25, eos_token_id=2, pad_token_id=0)).eval()
+    config: Any = MambaConfig(**size, initializer_range=0.25, eos_token_id=2, pad_token_id=0)  # pyright: ignore[reportArgumentType]
+    hf = MambaForCausalLM(config).eval()
     made = talker(tmp_path, tokenizer, hf, hf.backbone.layers)
     prompts = ["Hi there", "Hi"]
     edits = steerlens.audit(made.model, prompts, vector("p2+s2"), max_new_tokens=4)

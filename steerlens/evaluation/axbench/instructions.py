@@ -31,7 +31,8 @@ def read_instructions(source: Instructions = None) -> list[str]:
     else:
         table = source if isinstance(source, pd.DataFrame) else pd.DataFrame({COLUMN: list(source)})
     if COLUMN not in table:
-        raise ValueError(f"the instructions have the columns {sorted(map(str, table.columns))} and no column {COLUMN!r}")
+        named = f"{Path(source).name}: " if isinstance(source, (str, Path)) else ""
+        raise ValueError(f"{named}the instructions have the columns {sorted(map(str, table.columns))} and no column {COLUMN!r}")
     texts = table[COLUMN].tolist()
     if not texts:
         raise ValueError("there are no instructions")

@@ -52,7 +52,17 @@ class Runner(NamedTuple):
         if last is not None and self.prompts:
             (asked,), _ = with_steering_prompts([changed[last]["content"]], self.prompts)
             changed[last]["content"] = str(asked)
+        if changed[0]["role"] == "system" and (len(changed) == 1 or changed[1]["role"] != "user"):
+            return self._described(changed, add_generation_prompt)
         return render(self.model, changed, add_generation_prompt=add_generation_prompt)
+
+    def _described(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """Messages whose description no question follows, so that it has no other place than the template's own."""
+        asked = [{**messages[0], "role": "user"}, *messages[1:]]
+        text = render(self.model, messages, add_generation_prompt=add_generation_prompt)
+        if text == render(self.model, asked, add_generation_prompt=add_generation_prompt):
+            raise ValueError("the chat template has no place for the task's description: use chat=False, or a task without one")
+        return text
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a context, as the harness's own models have them: a template's text has its BOS already."""
@@ -64,11 +74,16 @@ class Runner(NamedTuple):
         return list(tokenizer.encode(text, **({"add_special_tokens": False} if begun else {})))
 
     def pair(self, context: str, continuation: str) -> EncodedExample:
-        """Prompt and response of a likelihood: encoded together and cut where the context's tokens end, as the harness does."""
+        """Prompt and response of a likelihood, encoded together and cut where the context's tokens end, as the harness does.
+
+        The harness takes white space at the end of every context for the continuation's, also the line break that ends a
+        template's generation header. Here that is the prompt's, whose edited tokens are those of `generate`, so that all
+        choices of a question miss the log-likelihood of the same token.
+        """
         if not context:
             ids = tokenizer_of(self.model)(continuation, add_special_tokens=False)["input_ids"]
             return self._checked([self.prefix], ids[1:] if ids[:1] == [self.prefix] else ids)
-        bare = context.rstrip()  # a space belongs to the word after it
+        bare = context if self.chat else context.rstrip()  # a space belongs to the word after it
         prompt, whole = self.encode(bare), self.encode(bare + context[len(bare) :] + continuation)
         return self._checked(prompt, whole[len(prompt) :])
 
@@ -170,7 +185,7 @@ def _rolling(runner: Runner, text: str) -> float:
         raise ValueError(
             "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
         )
-    tokens = runner.encode(text)
+    tokens = tokenizer_of(runner.model)(text, add_special_tokens=False)["input_ids"]
     limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
     windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
     rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]

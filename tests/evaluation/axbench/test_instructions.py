@@ -48,12 +48,18 @@ def test_instructions_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.json", b"[{"), ("b.jsonl", b'{"a": "x"}\n{'), ("c.csv", b""), ("d.parquet", b"PAR1"), ("e.json", b'{"a": 1}')],
+    [("a.json", b"[{"), ("b.jsonl", b'{"a": "x"}\n{'), ("c.csv", b""), ("d.parquet", b"PAR1")],
 )
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} cannot be read as a table"):
         read_instructions(tmp_path / name)
+
+
+def test_one_object_is_a_table_of_one_row(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"e\.json: the instructions have the columns \['a'\] and no column 'instruction'"):
+        read_instructions(tmp_path / "e.json")
 
 
 def test_ids_beyond_what_a_seed_can_be_are_refused() -> None:
