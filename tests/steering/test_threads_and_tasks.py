@@ -13,7 +13,7 @@ from tiny import Bench
 import steerlens
 from steerlens import SteeringError
 
-GREEDY = {"temperature": 0, "max_new_tokens": 5}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 5}
 PROMPTS = ("Why is the sky blue?", "Name a town.", "Hi")
 TOKENS = torch.arange(10, 20)[None]
 
@@ -64,7 +64,7 @@ def test_a_block_held_across_an_await(gemma: Bench, make_vector: Callable[..., A
 
     async def both() -> list[str]:
         first, second = asyncio.Event(), asyncio.Event()
-        return await asyncio.gather(hold(make_vector(0), second, first), hold(make_vector(1), first, second))
+        return list(await asyncio.gather(hold(make_vector(0), second, first), hold(make_vector(1), first, second)))
 
     assert any("another thread or task" in said for said in asyncio.run(both()))
 
