@@ -68,10 +68,11 @@ def html_facts(title: str, sentence: str, facts: Mapping[str, object]) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table; every text is escaped."""
+    """A plain table that scrolls sideways where it is wider than the page; every text is escaped."""
     head = f"<thead>{_row('th', columns)}</thead>" if columns else ""
     body = "".join(_row("td", row) for row in rows)
-    return f'<table cellpadding="4" style="{_TABLE}">{head}<tbody>{body}</tbody></table>'
+    table = f'<table cellpadding="4" style="{_TABLE}">{head}<tbody>{body}</tbody></table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def _row(tag: str, texts: Sequence[str]) -> str:
