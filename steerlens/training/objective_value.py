@@ -1,5 +1,6 @@
 """The value of an objective over data, without training."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ..interventions import REFT
 from ..model.batches import Batch, check_batch_size, encode_data
 from ..model.bridge import Bridge, Hooks
 from ..model.forward import frozen
+from ..model.numbers import NotFiniteError
 from ..steering.hooks import Steer, as_list, check_fits, edit_hooks, edits_for_all, masks_of
 from ..vector import SteeringVector
 from .logprobs import objective_logprobs, with_reference
@@ -23,6 +25,7 @@ def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang
 
     Raises:
         ValueError, DataError: as `train`.
+        NotFiniteError: the loss is not a number.
     """
     check_batch_size(batch_size)
     function = objective_function(objective)
@@ -47,6 +50,10 @@ def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang
             rows = row_losses(function, objective_logprobs(model, part, needed, hooks_for))
             total += float(rows.loss.double().sum())
             weight += float(rows.weight.double().sum())
+    if not math.isfinite(total):
+        raise NotFiniteError(
+            f"the loss is {total} with {len(vectors)} vector(s) on: lower the factor, or load the model in bfloat16 or float32"
+        )
     return total / weight
 
 

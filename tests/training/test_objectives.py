@@ -12,6 +12,7 @@ from torch import Tensor
 
 import steerlens
 from steerlens.model.forward import frozen
+from steerlens.model.numbers import NotFiniteError
 from steerlens.training.loop import backward
 from steerlens.training.objectives import (
     Logprobs,
@@ -188,3 +189,12 @@ def test_accumulated_passes_give_the_gradient_of_one_batch(model, paired):
     parts = steerlens.TrainConfig(epochs=3, batch_size=2, accumulate=2, shuffle=False, factor_lr=0.1)
     a, b = (steerlens.train(model, paired, config=config, **settings) for config in (whole, parts))
     torch.testing.assert_close(a.vector, b.vector, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_is_refused(model, data, make_vector) -> None:
+    def broken(hidden: torch.Tensor, hook: object) -> torch.Tensor:
+        return hidden * float("inf")
+
+    hooks = model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", broken)])
+    with hooks, pytest.raises(NotFiniteError, match="the loss is nan with 1 vector"):
+        steerlens.loss(model, make_vector(), data)
