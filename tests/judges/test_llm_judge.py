@@ -163,7 +163,8 @@ def test_failures_are_not_cached(tmp_path: Path) -> None:
 
 
 # an interrupt between open() and `with` leaves it to the collector to close the cache's file, which warns and loses nothing
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """A shell starts what runs in the background with interrupts ignored, and Python then leaves it so."""
@@ -172,6 +173,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     """The signal arrives while requests are running: they are broken off, not waited for."""
