@@ -13,7 +13,7 @@ from ..data import Prompt
 from ..interventions import REFT
 from ..model.batches import EncodedExample, check_batch_size, collate
 from ..model.bridge import Bridge
-from ..model.forward import frozen
+from ..model.frozen import frozen
 from ..steering.hooks import Steer, as_list, check_fits
 from ..steering.recording import divergence, encode, overflow, response_logits
 from ..vector import SteeringVector

@@ -14,7 +14,7 @@ from ..data import Prompt
 from ..intervals import Estimate, estimate, warning
 from ..model.batches import EncodedExample
 from ..model.bridge import Bridge
-from ..model.forward import frozen
+from ..model.frozen import frozen
 from ..result import Result
 from ..steering.generation import as_prompts
 from ..steering.hooks import Steer, as_list

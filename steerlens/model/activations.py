@@ -15,7 +15,8 @@ from ..result import Result
 from .batches import Batch, EncodedExample, check_batch_size, collate, encode_data
 from .bridge import Bridge, check_layer, check_model, hook_name, model_name
 from .chat import prefix_length
-from .forward import announced, forward, frozen, reading_hooks
+from .forward import announced, forward, reading_hooks
+from .frozen import frozen
 from .numbers import NotFiniteError
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Forward passes: padding, hooks of one pass, what a pass is told about its prompts."""
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .bridge import Bridge, HookFunction, Hooks, device
+from .frozen import exclusive, frozen
+from .plain import hooked
 from .support import check_supported, counts_from_zero
 from .tokenizer import tokenizer_of
 
@@ -43,25 +44,12 @@ def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     return Padded(tokens.to(device(model)), mask.to(device(model)))
 
 
-_locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
-_making_a_lock = threading.Lock()
-
-
-@contextmanager
-def exclusive(model: Bridge) -> Iterator[None]:
-    """One thread at a time: steerlens's own passes on a model wait for one another, whose hooks would act on both."""
-    with _making_a_lock:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock:
-        yield
-
-
 def forward(
     model: Bridge, padded: Padded, hooks: Hooks = (), *, keep: int | None = None
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """Logits of the last `keep` positions (all if None), with hooks on for this pass."""
     extra = {} if keep is None else {"logits_to_keep": keep}
-    with exclusive(model), model.hooks(fwd_hooks=list(hooks)):
+    with exclusive(model), hooked(model, hooks):
         return model(padded.tokens, attention_mask=padded.mask, use_cache=False, **extra)
 
 
@@ -117,25 +105,6 @@ def final_readout(model: Bridge, vectors: Float[Tensor, "row d_model"]) -> Final
         if model.cfg.normalization_type is not None:
             rows = (model.ln_final(rows) - model.ln_final(-rows)) / 2
         return FinalReadout(rows[0].float(), weight.detach())
-
-
-@contextmanager
-def frozen(model: Bridge) -> Iterator[None]:
-    """Evaluation mode and no gradients for the model's parameters; everything is put back at the end."""
-    inner = model.original_model
-    modes = [(module, module.training) for root in (model, inner) for module in root.modules()]
-    learning = [parameter for parameter in inner.parameters() if parameter.requires_grad]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 class SparseParts(NamedTuple):

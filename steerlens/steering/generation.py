@@ -13,7 +13,8 @@ from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
-from ..model.forward import announced, exclusive, forward_cached, frozen, pad
+from ..model.forward import announced, forward_cached, pad
+from ..model.frozen import exclusive, frozen
 from ..model.numbers import NotFiniteError, not_numbers
 from ..model.support import check_rotary_side, keeps_cache
 from ..model.tokenizer import templated

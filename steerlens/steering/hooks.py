@@ -13,6 +13,7 @@ from ..interventions import Weights, edit_tokens, stack
 from ..model.batches import Batch
 from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
 from ..model.identity import weight_processing
+from ..model.plain import hooked
 from ..positions import PositionFunction, position_mask
 from ..vector import SteeringVector
 from .forward_inputs import watch_passes
@@ -127,15 +128,25 @@ def steer(model: Bridge, sv: Steer, *, scale: int | float = 1.0, prompt_lengths:
     vectors = as_list(sv)
     for vector in vectors:
         check_fits(model, vector)
-    with apply_edits(model, edits_for_all([vector.scaled(scale) for vector in vectors]), prompt_lengths):
+    edits = edits_for_all([vector.scaled(scale) for vector in vectors])
+    with apply_edits(model, edits, prompt_lengths, plainly=False):
         yield
 
 
 @contextmanager
 def apply_edits(
-    model: Bridge, edits: Sequence[Edit], prompt_lengths: Sequence[int] | None = None, record: Recorder | None = None
+    model: Bridge,
+    edits: Sequence[Edit],
+    prompt_lengths: Sequence[int] | None = None,
+    record: Recorder | None = None,
+    *,
+    plainly: bool = True,
 ) -> Iterator[None]:
-    """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes."""
+    """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes.
+
+    Args:
+        plainly: take plain passes where the rule allows, which is for passes that nobody but steerlens sees.
+    """
     tracker = PassTracker(model, prompt_lengths)
     here = [_to_device(edit, device(model)) for edit in edits]
     hooks = edit_hooks(
@@ -153,7 +164,7 @@ def apply_edits(
             raise SteeringError(f"{min(silent)} was not reached in a pass of {model_name(model)}, so nothing was edited there")
 
     watched = [(name, _noting(name, function, ran)) for name, function in hooks]
-    with watch_passes(model, tracker.begin, end), model.hooks(fwd_hooks=watched):
+    with hooked(model, watched, plainly=plainly), watch_passes(model, tracker.begin, end):
         yield
 
 

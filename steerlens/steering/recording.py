@@ -11,7 +11,8 @@ from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, model_name
 from ..model.chat import encode_with_responses, stop_tokens
-from ..model.forward import announced, forward, frozen, reading_hooks
+from ..model.forward import announced, forward, reading_hooks
+from ..model.frozen import frozen
 from ..vector import SteeringVector
 from .generation import as_prompts, decode, prepare
 from .hooks import Steer, steer

@@ -20,7 +20,7 @@ from ..interventions import REFT, stack
 from ..keywords import with_keywords
 from ..model.batches import Batch, EncodedExample
 from ..model.bridge import Bridge, Hooks
-from ..model.forward import frozen
+from ..model.frozen import frozen
 from ..reproducibility import generator_for
 from ..steering.hooks import Edit, edit_hooks, masks_of
 from ..vector import SteeringVector

@@ -10,7 +10,7 @@ from ..data import as_data
 from ..interventions import REFT
 from ..model.batches import Batch, check_batch_size, encode_data
 from ..model.bridge import Bridge, Hooks
-from ..model.forward import frozen
+from ..model.frozen import frozen
 from ..model.numbers import NotFiniteError
 from ..steering.hooks import Steer, as_list, check_fits, edit_hooks, edits_for_all, masks_of
 from ..vector import SteeringVector

@@ -11,7 +11,7 @@ from ..data import SteeringData
 from ..interventions import REFT, intervention
 from ..model.batches import EncodedExample, collate, encode_data
 from ..model.bridge import Bridge, check_layer, check_model, d_model, device, model_name
-from ..model.forward import frozen
+from ..model.frozen import frozen
 from ..model.identity import identity
 from ..positions import PositionFunction, canonical_positions
 from ..reproducibility import generator_for, software_versions

@@ -14,7 +14,7 @@ from torch import Tensor
 import steerlens
 from steerlens import SteeringVector, TrainConfig
 from steerlens.interventions import orthonormal
-from steerlens.model.forward import frozen
+from steerlens.model.frozen import frozen
 from steerlens.training import scaling
 from steerlens.training.loop import backward, train_together
 from steerlens.training.settings import Settings

@@ -11,7 +11,7 @@ from oracle import edited_places, phi
 from torch import Tensor
 
 import steerlens
-from steerlens.model.forward import frozen
+from steerlens.model.frozen import frozen
 from steerlens.model.numbers import NotFiniteError
 from steerlens.training.loop import backward
 from steerlens.training.objectives import (

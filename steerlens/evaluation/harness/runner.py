@@ -9,7 +9,7 @@ import torch
 from ...model.batches import EncodedExample, check_context, collate
 from ...model.bridge import Bridge, context_length, model_name
 from ...model.chat import decode_response, render, stop_tokens
-from ...model.forward import frozen
+from ...model.frozen import frozen
 from ...model.numbers import NotFiniteError, not_numbers
 from ...model.tokenizer import tokenizer_of
 from ...reproducibility import row_seeds
