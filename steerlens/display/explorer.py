@@ -13,7 +13,8 @@ from ..model.bridge import Bridge
 from ..model.chat import decode_response, stop_tokens
 from ..model.tokenizer import token_strings
 from ..reproducibility import row_seeds
-from ..steering.generation import decode, generate, prepare
+from ..steering.decoding import decode
+from ..steering.generation import generate, prepare
 from ..steering.hooks import check_fits
 from ..steering.recording import divergence, record
 from ..vector import SteeringVector

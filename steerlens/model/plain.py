@@ -104,9 +104,8 @@ def why_hooked(model: Bridge, hooks: Hooks = ()) -> str | None:
     """The reason why passes with these hooks must go through the bridge's own hook points, or None."""
     if model.compatibility_mode:
         return "the weights are processed (compatibility mode)"
-    known = {hook_name(layer) for layer in range(n_layers(model))}
-    if other := [name for name, _ in hooks if name not in known]:
-        return f"a hook is asked for at {other[0]}, which is no block's output"
+    if other := _elsewhere(model, hooks):
+        return f"a hook is asked for at {other}, which is no block's output"
     found = structure(model)
     for point in found.hook_points:
         if point.fwd_hooks or point.bwd_hooks or point._forward_hooks or point._backward_hooks:
@@ -121,32 +120,55 @@ def why_hooked(model: Bridge, hooks: Hooks = ()) -> str | None:
 def hooked(model: Bridge, hooks: Hooks, *, plainly: bool = True) -> Iterator[bool]:
     """Passes in this block run with the hooks on, and plainly where the rule allows; yields whether they do.
 
-    The caller holds the model (`exclusive`) and runs nothing else on it inside.
+    The caller holds the model (`exclusive`) and runs nothing else on it inside. Blocks may be nested: an inner one takes the
+    way of the outer one.
+
+    Raises:
+        RuntimeError: a hook elsewhere than on a block's output, inside plain passes.
     """
-    if plainly and model not in _plain_now and why_hooked(model, hooks) is None:
-        with _plainly(model, structure(model), hooks):
+    if model in _plain_now:
+        if other := _elsewhere(model, hooks):
+            raise RuntimeError(f"a hook at {other} inside plain passes: it would not run")
+        with _on_blocks(_structures[model], hooks):
+            yield True
+    elif plainly and why_hooked(model, hooks) is None:
+        found = structure(model)
+        with _on_blocks(found, hooks), _in_place(model, found):
             yield True
     else:
         with model.hooks(fwd_hooks=list(hooks)):
             yield False
 
 
+def _elsewhere(model: Bridge, hooks: Hooks) -> str | None:
+    """The first hook point that is no block's output."""
+    known = {hook_name(layer) for layer in range(n_layers(model))}
+    return next((name for name, _ in hooks if name not in known), None)
+
+
 @contextmanager
-def _plainly(model: Bridge, found: Structure, hooks: Hooks) -> Iterator[None]:
+def _in_place(model: Bridge, found: Structure) -> Iterator[None]:
+    """The Hugging Face modules in the places of the components."""
+    try:
+        _plain_now.add(model)
+        for swap in found.swaps:
+            swap.siblings[swap.name] = swap.original
+        yield
+    finally:
+        for swap in found.swaps:
+            swap.siblings[swap.name] = swap.component
+        _plain_now.discard(model)
+
+
+@contextmanager
+def _on_blocks(found: Structure, hooks: Hooks) -> Iterator[None]:
+    """Hooks on the plain blocks' outputs."""
     layers = {hook_name(layer): layer for layer in range(len(found.blocks))}
     with ExitStack() as stack:
         for name, function in hooks:
             handle = found.blocks[layers[name]].register_forward_hook(_on_output(function))
             stack.callback(handle.remove)
-        try:
-            _plain_now.add(model)
-            for swap in found.swaps:
-                swap.siblings[swap.name] = swap.original
-            yield
-        finally:
-            for swap in found.swaps:
-                swap.siblings[swap.name] = swap.component
-            _plain_now.discard(model)
+        yield
 
 
 def _on_output(function: Callable[..., Tensor | None]) -> Callable[..., Any]:
@@ -233,7 +255,7 @@ def _compare(model: Bridge, found: Structure) -> Comparison:
         with model.hooks(fwd_hooks=hooks):
             right = _probe(model)
         try:
-            with _plainly(model, found, hooks):
+            with _on_blocks(found, hooks), _in_place(model, found):
                 ours = _probe(model)
         except Exception as error:
             return Comparison(f"a plain pass raises {type(error).__name__}: {error}", math.inf)

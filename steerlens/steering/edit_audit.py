@@ -14,7 +14,8 @@ from ..model.bridge import Bridge
 from ..model.chat import stop_tokens
 from ..model.tokenizer import token_strings
 from ..result import Result
-from .generation import as_prompts, decode, prepare
+from .decoding import decode
+from .generation import as_prompts, prepare
 from .hooks import Edit, PerPrompt, Recorder, Steer
 from .prompt_tracking import PassTracker
 

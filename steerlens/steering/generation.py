@@ -1,38 +1,21 @@
 """Text from prompts, steered or not: batched, left-padded, cached, and the same as one row at a time."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
-from ..model.forward import announced, forward_cached, pad
-from ..model.frozen import exclusive, frozen
-from ..model.numbers import NotFiniteError, not_numbers
-from ..model.support import check_rotary_side, keeps_cache
+from ..model.support import check_rotary_side
 from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
 from ..vector import SteeringVector
-from .hooks import (
-    Edit,
-    PerPrompt,
-    Recorder,
-    Steer,
-    SteerText,
-    apply_edits,
-    as_list,
-    check_fits,
-    edits_by_row,
-    edits_for_all,
-    listed,
-)
+from .decoding import decode
+from .hooks import Edit, PerPrompt, Steer, SteerText, as_list, check_fits, edits_by_row, edits_for_all, listed
 from .steering_prompt import SteeringPrompt
 
 
@@ -152,71 +135,3 @@ def prepare(
 
 def _edits(steer: Steer | PerPrompt) -> list[Edit]:
     return edits_by_row(steer) if isinstance(steer, PerPrompt) else edits_for_all(as_list(steer))
-
-
-def decode(
-    model: Bridge,
-    rows: Sequence[Sequence[int]],
-    edits: Sequence[Edit],
-    generators: Sequence[torch.Generator | None],
-    max_new_tokens: int,
-    temperature: int | float,
-    *,
-    stops: Collection[int] | None = None,
-    use_cache: bool = True,
-    record: Recorder | None = None,
-) -> list[list[int]]:
-    """Token ids of the responses to one batch of rows, without the token that ended them (`stops`; None = the model's own).
-
-    Raises:
-        NotFiniteError: logits of a row that has not ended are not numbers.
-    """
-    tokens, mask = pad(model, rows, "left")
-    ends = torch.tensor(sorted(stop_tokens(model) if stops is None else stops), device=tokens.device)
-    alive = torch.ones(len(rows), dtype=torch.bool, device=tokens.device)
-    produced: list[Tensor] = []
-    new, cache = tokens, None
-    lengths = torch.tensor([len(row) for row in rows])
-    use_cache = use_cache and keeps_cache(model)
-    with exclusive(model), _quiet(model), announced(model, lengths), apply_edits(model, edits, None, record):
-        for step in range(max_new_tokens):
-            logits, cache = forward_cached(model, new, mask, cache if use_cache else None)
-            unusable = not_numbers(logits)
-            if bool((unusable & alive).any()):
-                raise NotFiniteError(_overflow(step, int((unusable & alive).nonzero()[0]), edits, model))
-            chosen = _choose(logits.masked_fill(unusable[:, None], 0), generators, temperature)
-            alive = alive & ~torch.isin(chosen, ends)
-            produced.append(torch.where(alive, chosen, -1))
-            if not bool(alive.any()):
-                break
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-            new = chosen[:, None] if use_cache else tokens
-    columns = torch.stack(produced, dim=1).tolist()
-    return [[token for token in row if token >= 0] for row in columns]
-
-
-def _overflow(step: int, row: int, edits: Sequence[Edit], model: Bridge) -> str:
-    where = ", ".join(map(str, sorted({edit.layer for edit in edits})))
-    cause = f"the edit after layer {where} is too large for" if edits else "the model overflows"
-    kind = str(model.cfg.dtype).removeprefix("torch.")
-    remedy = "lower the factor, or load the model in bfloat16 or float32" if edits else "load it in bfloat16 or float32"
-    return f"logits that are not numbers at token {step} of row {row} of the batch: {cause} {kind}: {remedy}"
-
-
-def _choose(
-    logits: Float[Tensor, "batch d_vocab"], generators: Sequence[torch.Generator | None], temperature: int | float
-) -> Tensor:
-    """The next token of each row: the most likely one at temperature 0, else drawn with the row's own generator."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    weights = (logits.float() / temperature).softmax(-1).cpu()
-    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(weights, generators, strict=True)]
-    return torch.cat(drawn).to(logits.device)
-
-
-@contextmanager
-def _quiet(model: Bridge) -> Iterator[None]:
-    """Evaluation mode without gradients."""
-    with torch.no_grad(), frozen(model):
-        yield

@@ -232,6 +232,11 @@ def edits_by_row(rows: PerPrompt) -> list[Edit]:
     return edits
 
 
+def rows_of(edit: Edit, rows: Int[Tensor, " kept"]) -> Edit:
+    """The edit of some rows of its batch."""
+    return edit if edit.which is None else edit._replace(which=edit.which[rows.to(edit.which.device)])
+
+
 def hook(
     sv: SteeringVector,
     *,

@@ -1,6 +1,7 @@
 """The same tokens with and without steering: what every analysis of a vector's effects looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,12 @@ from ..model.batches import Batch, EncodedExample, check_batch_size, check_conte
 from ..model.bridge import Bridge, model_name
 from ..model.chat import encode_with_responses, stop_tokens
 from ..model.forward import announced, forward, reading_hooks
-from ..model.frozen import frozen
+from ..model.frozen import exclusive, frozen
+from ..model.plain import why_hooked
 from ..vector import SteeringVector
-from .generation import as_prompts, decode, prepare
-from .hooks import Steer, steer
+from .decoding import decode
+from .generation import as_prompts, prepare
+from .hooks import Steer, apply_edits, as_list, check_fits, edits_for_all
 
 NOISE = {torch.float32: 1e-6, torch.float16: 5e-5, torch.bfloat16: 2e-3}
 """dtype -> nats per token: an effect below this is taken for rounding. About thirty times the KL, or more, that vectors too
@@ -84,9 +87,20 @@ def record(model: Bridge, batch: Batch, sv: Steer, names: Sequence[str] = ()) ->
 
     hooks = reading_hooks(names, keep)
     # hooks run in the order of their adding: what is kept is what steering has left
-    with torch.no_grad(), frozen(model), announced(model, batch.prompt_lengths), steer(model, sv):
+    with torch.no_grad(), frozen(model), steered(model, batch, sv, plainly=why_hooked(model, hooks) is None):
         logits = forward(model, batch.padded, hooks)
     return Recording(logits.float(), values)
+
+
+@contextmanager
+def steered(model: Bridge, batch: Batch, sv: Steer, *, plainly: bool = True) -> Iterator[None]:
+    """Passes over a batch whose prompts are known, steered, and seen by nobody but steerlens."""
+    vectors = as_list(sv)
+    for vector in vectors:
+        check_fits(model, vector)
+    edits = edits_for_all(vectors)
+    with exclusive(model), announced(model, batch.prompt_lengths), apply_edits(model, edits, plainly=plainly):
+        yield
 
 
 def batches(model: Bridge, examples: Sequence[EncodedExample], batch_size: int) -> list[Batch]:
@@ -103,7 +117,7 @@ def response_logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "to
     """Logits, float32, where the response's tokens of all rows are predicted, row after row; only those are computed."""
     lengths = batch.prompt_lengths
     first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
-    with announced(model, lengths), steer(model, sv):
+    with steered(model, batch, sv):
         logits = forward(model, batch.padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
     return logits[batch.response_mask[:, first:]].float()
 

@@ -13,7 +13,8 @@ from ...model.frozen import frozen
 from ...model.numbers import NotFiniteError, not_numbers
 from ...model.tokenizer import tokenizer_of
 from ...reproducibility import row_seeds
-from ...steering.generation import decode, with_steering_prompts
+from ...steering.decoding import decode
+from ...steering.generation import with_steering_prompts
 from ...steering.hooks import edits_for_all
 from ...steering.recording import response_logits
 from ...steering.steering_prompt import SteeringPrompt
