@@ -1,7 +1,7 @@
 """Examples as token ids and as padded batches."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -116,6 +116,21 @@ def check_context(model: Bridge, n_tokens: int, beginning: str, remedy: str, err
     """
     if n_tokens > context_length(model):
         raise error(f"{beginning} the context of {model_name(model)} ({context_length(model)}): {remedy}")
+
+
+RowT = TypeVar("RowT")
+
+
+def in_passes(rows: Sequence[RowT], pass_tokens: int, length: Callable[[RowT], int]) -> Iterator[list[RowT]]:
+    """Rows that are sorted by length in parts of at most so many tokens, padding counted, but of one row at least."""
+    part: list[RowT] = []
+    for row in rows:
+        if part and (len(part) + 1) * length(row) > pass_tokens:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def pairs(examples: Sequence[EncodedExample]) -> list[EncodedExample]:

@@ -15,6 +15,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,9 +25,11 @@ from .bridge import Bridge, Hooks, check_model, device, hook_name, n_layers
 from .frozen import frozen
 from .support import keeps_cache
 
+BRIDGE = "transformer_lens.model_bridge"
+"""Where hooks come from that a bridge itself needs."""
 ROUNDING = 1e-5
 """Relative to the largest logit: what float32 kernels of another order may differ by."""
-PROBE = 5
+PROBE = 24
 """Tokens of the first comparison's longer row."""
 
 
@@ -52,7 +55,8 @@ class Weight(NamedTuple):
         return self.siblings.get(self.name) is not self.tensor or _version(self.tensor) != self.version
 
 
-class Structure(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Structure:
     """What plain passes need to know of a model."""
 
     swaps: list[Swap]
@@ -107,13 +111,32 @@ def why_hooked(model: Bridge, hooks: Hooks = ()) -> str | None:
     if other := _elsewhere(model, hooks):
         return f"a hook is asked for at {other}, which is no block's output"
     found = structure(model)
-    for point in found.hook_points:
-        if point.fwd_hooks or point.bwd_hooks or point._forward_hooks or point._backward_hooks:
-            return f"there is a hook at {point.name}"
-    for module in found.components:
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return f"there is a PyTorch hook on a {type(module).__name__} of the model"
+    if hook := next(filter(None, map(_foreign_hook, found.hook_points)), None):
+        return f"there is a hook at {hook}"
+    if kind := next(filter(None, map(_foreign_torch_hook, found.components)), None):
+        return f"there is a PyTorch hook on a {kind} of the model"
     return _comparison(model, found).why_not
+
+
+def _foreign_hook(point: Any) -> str | None:
+    """The name of a hook point on which there is a hook that is not the bridge's own wiring."""
+    if not (point._forward_hooks or point._backward_hooks):
+        return None
+    handles = [*point.fwd_hooks, *point.bwd_hooks]
+    own = [h.is_permanent and _module_of(h.user_hook) == f"{BRIDGE}.component_setup" for h in handles]
+    n_hooks = len(point._forward_hooks) + len(point._backward_hooks)
+    return None if all(own) and len(handles) == n_hooks else str(point.name)
+
+
+def _foreign_torch_hook(component: Any) -> str | None:
+    """The kind of a component on which there is a PyTorch hook that is not the bridge's own wiring."""
+    kinds = (component._forward_hooks, component._forward_pre_hooks, component._backward_hooks, component._backward_pre_hooks)
+    foreign = (not _module_of(hook).startswith(BRIDGE) for hooks in kinds for hook in hooks.values())
+    return type(component).__name__ if any(foreign) else None
+
+
+def _module_of(function: Any) -> str:
+    return getattr(function, "__module__", None) or ""
 
 
 @contextmanager
@@ -190,6 +213,8 @@ def _on_output(function: Callable[..., Tensor | None]) -> Callable[..., Any]:
 def structure(model: Bridge) -> Structure:
     """What plain passes need, found once and again when the model's modules or weights have changed."""
     found = _structures.get(model)
+    if found is not None and model in _plain_now:
+        return found
     if found is None or found.outdated():
         found = _structures[model] = _read_structure(model)
         _comparisons.pop(model, None)
@@ -250,7 +275,7 @@ def _compare(model: Bridge, found: Structure) -> Comparison:
     blocks = {id(swap.original) for swap in found.swaps}
     if not all(id(block) in blocks for block in found.blocks):
         return Comparison("a block's own module is not found in the Hugging Face model", 0.0)
-    hooks = [(hook_name(layer), _probe_edit) for layer in range(n_layers(model))]
+    hooks = [(hook_name(layer), probe_edit) for layer in range(n_layers(model))]
     with torch.no_grad(), frozen(model):
         with model.hooks(fwd_hooks=hooks):
             right = _probe(model)
@@ -259,13 +284,13 @@ def _compare(model: Bridge, found: Structure) -> Comparison:
                 ours = _probe(model)
         except Exception as error:
             return Comparison(f"a plain pass raises {type(error).__name__}: {error}", math.inf)
-    difference = max(_relative(a, b) for a, b in zip(ours, right, strict=True))
-    allowed = ROUNDING if model.cfg.dtype == torch.float32 else 0.0
+    difference = max(relative(a, b) for a, b in zip(ours, right, strict=True))
+    allowed = rounding(model)
     why_not = None if difference <= allowed else f"plain passes differ from hooked ones (by {difference:.0e} of the logits)"
     return Comparison(why_not, difference)
 
 
-def _probe_edit(hidden: Tensor, hook: Any) -> Tensor:
+def probe_edit(hidden: Tensor, hook: Any) -> Tensor:
     """An edit that mixes coordinates, and is as large as the residual stream is."""
     return hidden + 0.1 * hidden.roll(1, -1)
 
@@ -274,7 +299,7 @@ def _probe(model: Bridge) -> list[Tensor]:
     """Logits of a batch padded on the right, and of one padded on the left whose last token comes from the cache."""
     tokens = (torch.arange(2 * PROBE, device=device(model)).view(2, PROBE) * 7 + 3) % int(model.cfg.d_vocab)
     mask = torch.ones_like(tokens)
-    mask[1, PROBE - 2 :] = 0
+    mask[1, PROBE // 2 :] = 0
     logits = [model(tokens, attention_mask=mask, use_cache=False)[mask.bool()]]
     left = mask.flip(-1)
     if not keeps_cache(model):
@@ -284,6 +309,12 @@ def _probe(model: Bridge) -> list[Tensor]:
     return [*logits, first[:, -1], second[:, -1]]
 
 
-def _relative(ours: Tensor, right: Tensor) -> float:
+def relative(ours: Tensor, right: Tensor) -> float:
+    """The largest difference over the largest logit; infinite where something is not finite."""
     difference = float((ours - right).abs().max() / right.abs().max())
     return difference if math.isfinite(difference) else math.inf
+
+
+def rounding(model: Bridge) -> float:
+    """What two ways to the same logits may differ by, relative to the largest."""
+    return ROUNDING if model.cfg.dtype == torch.float32 else 0.0

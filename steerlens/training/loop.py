@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..data import as_data
 from ..interventions import REFT, stack
 from ..keywords import with_keywords
-from ..model.batches import Batch, EncodedExample
+from ..model.batches import Batch, EncodedExample, in_passes, pairs
 from ..model.bridge import Bridge, Hooks
 from ..model.frozen import frozen
 from ..reproducibility import generator_for
@@ -27,6 +27,7 @@ from ..vector import SteeringVector
 from . import scaling
 from .callbacks import Callback, Step
 from .logprobs import objective_logprobs
+from .lower_half import LowerHalf, lower_half
 from .objectives import needs, row_losses
 from .parameters import Row, Site
 from .settings import KEYWORDS, TrainSettings, divided
@@ -156,13 +157,14 @@ def _loop(
     draws = [generator_for(run.seed, "factor") for _, run in listed]
     bar = tqdm(total=max(run.n_steps for _, run in listed), desc="train", disable=not progress)
     with bar, frozen(model), torch.enable_grad():
+        lower = _lower_half(model, [run for _, run in listed])
         for step in range(bar.total):
             active = [index for index, (_, run) in enumerate(listed) if step < run.n_steps]
             optimizer.zero_grad(set_to_none=True)
             chosen = [listed[index][1] for index in active]
             for index, run in zip(active, chosen, strict=True):
                 _draw_factor(run, draws[index])
-            losses = backward(model, chosen, [next(batches[index]) for index in active])
+            losses = backward(model, chosen, [next(batches[index]) for index in active], lower)
             _check_finite(step, losses, [listed[index] for index in active])
             before = [[site.moment() for site in run.sites] for run in chosen]
             for group, (_, rate, n_steps) in zip(optimizer.param_groups, trained, strict=True):
@@ -176,6 +178,12 @@ def _loop(
             bar.update()
             bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", factor=f"{float(chosen[0].sites[0].factor.detach()):.2f}")
     return {name: run.finish() for name, run in listed}
+
+
+def _lower_half(model: Bridge, runs: Sequence[Run]) -> LowerHalf | None:
+    """What lies below the lowest edited layer, of every row that will be trained on."""
+    rows = pairs([example for run in runs for example in run.examples])
+    return lower_half(model, rows, min(runs[0].shared.layers), PASS_TOKENS)
 
 
 def _call_back(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
@@ -192,7 +200,9 @@ def _draw_factor(run: Run, generator: torch.Generator) -> None:
             site.factor = torch.tensor(run.shared.factors[drawn], device=site.factor.device)
 
 
-def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedExample]]) -> list[float]:
+def backward(
+    model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedExample]], lower: LowerHalf | None = None
+) -> list[float]:
     """Gradients of each run's mean loss over its batch; returns the losses.
 
     Sums go backward pass by pass and are divided by their whole weight at the end, so that accumulation over several
@@ -204,7 +214,7 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
         part_rows = slice(part * config.batch_size, (part + 1) * config.batch_size)
         rows = [(index, example) for index, batch in enumerate(batches) for example in batch[part_rows]]
         for alike in _by_length(rows):
-            totals += _backward_pass(model, runs, alike)
+            totals += _backward_pass(model, runs, alike, lower)
     for run, weight in zip(runs, totals[1].tolist(), strict=True):
         for parameter, _ in (pair for site in run.sites for pair in site.trained()):
             if parameter.grad is not None:
@@ -214,17 +224,12 @@ def backward(model: Bridge, runs: Sequence[Run], batches: Sequence[list[EncodedE
 
 def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tuple[int, EncodedExample]]]:
     """Rows of like length together, so that little of a pass is padding, and no pass grows with the number of vectors."""
-    alike: list[tuple[int, EncodedExample]] = []
-    for row in sorted(rows, key=lambda row: row[1].length):
-        if alike and (len(alike) + 1) * row[1].length > PASS_TOKENS:
-            yield alike
-            alike = []
-        alike.append(row)
-    if alike:
-        yield alike
+    return in_passes(sorted(rows, key=lambda row: row[1].length), PASS_TOKENS, lambda row: row[1].length)
 
 
-def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]]) -> Tensor:
+def _backward_pass(
+    model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int, EncodedExample]], lower: LowerHalf | None
+) -> Tensor:
     """A forward and backward pass over rows of (run index, example); summed losses and weights of each run."""
     shared = runs[0].shared
     index = torch.tensor([number for number, _ in rows], device=runs[0].sites[0].direction.device)
@@ -237,7 +242,7 @@ def _backward_pass(model: Bridge, runs: Sequence[Run], rows: Sequence[tuple[int,
         return edit_hooks(edits, masks_of(batch))
 
     needed = needs(shared.objective)
-    logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for)
+    logprobs = objective_logprobs(model, [example for _, example in rows], needed, hooks_for, lower)
     losses = row_losses(shared.objective, logprobs)
     losses.loss.sum().backward()
     return _sum_by_run(torch.stack([losses.loss, losses.weight]).detach(), index, len(runs))

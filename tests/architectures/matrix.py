@@ -105,7 +105,8 @@ class Case:
         settings = {"batch_size": batch_size, "use_cache": use_cache, **GREEDY}
         with recorded_logits(self.model) as passes:
             texts = steerlens.generate(self.model, PROMPTS, self.vectors(positions), **settings)
-        rows = split_by_row(passes, [len(response.logits) for response in expected]) if batch_size == 1 else by_row(passes)
+        lengths = [len(response.logits) for response in expected]
+        rows = split_by_row(passes, lengths) if batch_size == 1 else by_row(passes, lengths)
         for row, (steps, response) in enumerate(zip(rows, expected, strict=True)):
             for step, (logits, right) in enumerate(zip(steps, response.logits, strict=False)):
                 if not relative(logits, right) < CLOSE:
@@ -177,9 +178,16 @@ def recorded_logits(model: Any) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def by_row(passes: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Passes over all rows at once."""
-    return [[logits[row] for logits in passes] for row in range(len(PROMPTS))]
+def by_row(passes: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
+    """Passes over all rows at once, which rows that have ended may have left."""
+    rows: list[list[Tensor]] = [[] for _ in lengths]
+    for step, logits in enumerate(passes):
+        running = [row for row, length in enumerate(lengths) if length > step]
+        if len(logits) == len(lengths):
+            running = list(range(len(lengths)))
+        for row, given in zip(running, logits, strict=True):
+            rows[row].append(given)
+    return rows
 
 
 def split_by_row(passes: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
