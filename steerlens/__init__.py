@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .model.activations import Activations as Activations
     from .model.activations import collect as collect
     from .model.loading import load_model as load_model
+    from .model.speed import explain_speed as explain_speed
     from .scores import Scores as Scores
     from .steering.edit_audit import Audit as Audit
     from .steering.edit_audit import audit as audit
@@ -141,6 +142,7 @@ _HOME = {
     "Activations": "model.activations",
     "collect": "model.activations",
     "load_model": "model.loading",
+    "explain_speed": "model.speed",
     "Scores": "scores",
     "Audit": "steering.edit_audit",
     "audit": "steering.edit_audit",

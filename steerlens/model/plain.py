@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .bridge import Bridge, Hooks, check_model, device, hook_name, n_layers
+from .bridge import Bridge, Hooks, device, hook_name, n_layers
 from .frozen import frozen
 from .support import keeps_cache
 
@@ -66,11 +66,13 @@ class Structure:
     components: list[nn.Module]
     """Where a user's PyTorch hook would be lost in a plain pass."""
     weights: list[Weight]
+    forwards: list[Any]
+    """What stands in the place of each module's own forward, or None."""
 
     def outdated(self) -> bool:
-        """Whether modules or weights are others than they were."""
+        """Whether modules, their forwards or weights are others than they were."""
         moved = (swap.siblings.get(swap.name) is not swap.component for swap in self.swaps)
-        return any(moved) or any(weight.changed() for weight in self.weights)
+        return any(moved) or any(weight.changed() for weight in self.weights) or _forwards(self.swaps) != self.forwards
 
 
 class Comparison(NamedTuple):
@@ -85,23 +87,6 @@ _structures: "weakref.WeakKeyDictionary[Any, Structure]" = weakref.WeakKeyDictio
 _comparisons: "weakref.WeakKeyDictionary[Any, Comparison]" = weakref.WeakKeyDictionary()
 _plain_now: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """Models whose components are out of the way at the moment."""
-
-
-def explain_speed(model: Bridge) -> str:
-    """Which way steerlens's own passes take through this model now, and why: plain or hooked.
-
-    Example:
-        >>> import steerlens
-        >>> print(steerlens.explain_speed(steerlens.load_model("terrarium")).split(":")[0])
-        plain passes
-    """
-    check_model(model)
-    reason = why_hooked(model)
-    if reason is not None:
-        return f"hooked passes through TransformerLens: {reason}"
-    difference = _comparisons[model].difference
-    equal = "to the last bit" if difference == 0 else f"to rounding (relative difference {difference:.0e})"
-    return f"plain passes: the Hugging Face modules with hooks on their blocks, compared with hooked passes and equal {equal}"
 
 
 def why_hooked(model: Bridge, hooks: Hooks = ()) -> str | None:
@@ -225,9 +210,10 @@ def _read_structure(model: Bridge) -> Structure:
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+    swaps = list(_swaps(model.original_model, GeneralizedComponent, set()))
     modules = list({id(module): module for root in (model, model.original_model) for module in root.modules()}.values())
     return Structure(
-        list(_swaps(model.original_model, GeneralizedComponent, set())),
+        swaps,
         [model.blocks[layer].original_component for layer in range(n_layers(model))],
         [module for module in modules if isinstance(module, HookPoint)],
         [module for module in modules if isinstance(module, GeneralizedComponent)],
@@ -237,7 +223,12 @@ def _read_structure(model: Bridge) -> Structure:
             for name, tensor in module._parameters.items()
             if tensor is not None
         ],
+        _forwards(swaps),
     )
+
+
+def _forwards(swaps: list[Swap]) -> list[Any]:
+    return [vars(module).get("forward") for swap in swaps for module in (swap.component, swap.original)]
 
 
 def _swaps(module: nn.Module, kind: type, seen: set[int]) -> Iterator[Swap]:
@@ -284,10 +275,10 @@ def _compare(model: Bridge, found: Structure) -> Comparison:
                 ours = _probe(model)
         except Exception as error:
             return Comparison(f"a plain pass raises {type(error).__name__}: {error}", math.inf)
-    difference = max(relative(a, b) for a, b in zip(ours, right, strict=True))
+    apart = max(relative(a, b) for a, b in zip(ours, right, strict=True))
     allowed = rounding(model)
-    why_not = None if difference <= allowed else f"plain passes differ from hooked ones (by {difference:.0e} of the logits)"
-    return Comparison(why_not, difference)
+    why_not = None if apart <= allowed else f"plain passes differ from hooked ones (by {apart:.0e} of the logits)"
+    return Comparison(why_not, apart)
 
 
 def probe_edit(hidden: Tensor, hook: Any) -> Tensor:
@@ -311,8 +302,13 @@ def _probe(model: Bridge) -> list[Tensor]:
 
 def relative(ours: Tensor, right: Tensor) -> float:
     """The largest difference over the largest logit; infinite where something is not finite."""
-    difference = float((ours - right).abs().max() / right.abs().max())
-    return difference if math.isfinite(difference) else math.inf
+    apart = float((ours - right).abs().max() / right.abs().max())
+    return apart if math.isfinite(apart) else math.inf
+
+
+def difference(model: Bridge) -> float:
+    """Between plain and hooked passes in the first comparison, relative to the largest logit."""
+    return _comparison(model, structure(model)).difference
 
 
 def rounding(model: Bridge) -> float:
