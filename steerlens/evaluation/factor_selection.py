@@ -162,7 +162,7 @@ def select_factor(
     temperature: int | float = 1.0,
     seed: int = 0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     progress: bool = False,
 ) -> Selection:
     """Choose a vector's factor by judged samples (Bao et al. 2026, Algorithm 3).
@@ -216,7 +216,7 @@ def select_factors(
     temperature: int | float = 1.0,
     seed: int = 0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     progress: bool = False,
 ) -> Selections:
     """Choose the factor of many concepts' vectors, their rows in shared batches; each comes out as `select_factor` alone.

@@ -127,7 +127,7 @@ def evaluate(
     temperature: int | float = 1.0,
     seed: int | Sequence[int] = 0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     progress: bool = False,
 ) -> Evaluation:
     """Generate a steered response to each prompt and have it judged for a concept (Bao et al. 2026, Sec. 5).

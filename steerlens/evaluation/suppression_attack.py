@@ -108,7 +108,7 @@ def suppression(
     temperature: int | float = 1.0,
     seed: int = 0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
 ) -> Suppression:
     """Forbid the concept in the instruction and see what is left of steering.
 

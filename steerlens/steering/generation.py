@@ -10,6 +10,7 @@ from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
 from ..model.chat import decode_response, encode_prompt, stop_tokens
+from ..model.memory import rows_that_fit
 from ..model.support import check_rotary_side
 from ..model.tokenizer import templated
 from ..reproducibility import prompt_seeds
@@ -28,7 +29,7 @@ def generate(
     temperature: int | float = 1.0,
     seed: int | Sequence[int] = 0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     stop: str | int | Sequence[str | int] = (),
     template_args: Mapping[str, Any] | None = None,
     use_cache: bool = True,
@@ -45,7 +46,8 @@ def generate(
         seed: of the batch, from which each prompt gets its own (see `row_seeds`), or one seed per prompt. A row sampled
             alone with its own seed is the same as in the batch.
         chat: put prompts into the model's chat template; False = bare text.
-        batch_size: prompts per forward pass.
+        batch_size: prompts per forward pass, those of like length together; None = as many as a quarter of the free memory
+            holds.
         stop: further tokens that end a response, as text (exactly one token) or id.
         template_args: arguments of the chat template for this call, besides those the model was loaded with.
         use_cache: False recomputes every token's past; slower, for checking. So it is always done for models whose state does
@@ -61,24 +63,41 @@ def generate(
         NotFiniteError: the model's logits are not numbers (an edit that overflows the dtype, for example).
     """
     batch = as_prompts(prompts)
-    check_batch_size(batch_size)
+    if batch_size is not None:
+        check_batch_size(batch_size)
     if not temperature >= 0:
         raise ValueError(f"temperature {temperature} must be at least 0")
     seeds = prompt_seeds(seed, len(batch))
     batch, acting = with_steering_prompts(batch, steer)
-    texts: list[str] = []
     with templated(model, template_args):
         rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
         stops = stop_tokens(model, [stop] if isinstance(stop, (str, int)) else stop, chat)
-        for start in tqdm(range(0, len(rows), batch_size), desc="generate", disable=not progress):
-            part = slice(start, start + batch_size)
-            generators = [torch.Generator().manual_seed(row_seed) for row_seed in seeds[part]]
-            edits = _edits(PerPrompt(acting[part]) if isinstance(acting, PerPrompt) else acting)
+        size = batch_size or rows_that_fit(model, max(map(len, rows)) + max_new_tokens)
+        texts = [""] * len(rows)
+        for part in tqdm(_parts(rows, size), desc="generate", disable=not progress):
+            generators = [torch.Generator().manual_seed(seeds[row]) for row in part]
+            edits = _edits(PerPrompt([acting[row] for row in part]) if isinstance(acting, PerPrompt) else acting)
             responses = decode(
-                model, rows[part], edits, generators, max_new_tokens, temperature, stops=stops, use_cache=use_cache
+                model,
+                [rows[row] for row in part],
+                edits,
+                generators,
+                max_new_tokens,
+                temperature,
+                stops=stops,
+                use_cache=use_cache,
             )
-            texts += [decode_response(model, response, chat) for response in responses]
+            for row, response in zip(part, responses, strict=True):
+                texts[row] = decode_response(model, response, chat)
     return texts
+
+
+def _parts(rows: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices of rows in batches: in their order if one batch takes them all, else those of like length together."""
+    order = list(range(len(rows)))
+    if len(rows) > size:
+        order.sort(key=lambda row: len(rows[row]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

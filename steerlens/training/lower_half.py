@@ -1,6 +1,5 @@
 """What lies below the edited layer does not change in training: it is computed once for all rows and kept."""
 
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,10 +11,8 @@ from torch import Tensor
 from ..model.batches import EncodedExample, collate, in_passes
 from ..model.bridge import Bridge, d_model, device
 from ..model.halves import residual_after, why_whole
+from ..model.memory import SHARE, free_memory
 from ..model.plain import Structure, structure
-
-SHARE = 0.25
-"""Of the free memory that may be kept full: on the model's device first, else beside the CPU, else in a temporary file."""
 
 
 class Residual(NamedTuple):
@@ -69,21 +66,12 @@ def lower_half(model: Bridge, rows: Iterable[EncodedExample], layer: int, pass_t
 
 
 def _room(model: Bridge, n_tokens: int) -> Float[Tensor, "token d_model"]:
-    """An empty table where there is memory for it."""
+    """An empty table: on the model's device, else beside the CPU, else in a temporary file, where there is memory for it."""
     shape, dtype = (n_tokens, d_model(model)), model.cfg.dtype
     size = n_tokens * d_model(model) * dtype.itemsize
     where = device(model)
-    if where.type == "cuda" and size < SHARE * torch.cuda.mem_get_info(where)[0]:
-        return torch.empty(shape, dtype=dtype, device=where)
-    if size < SHARE * _free_memory():
-        return torch.empty(shape, dtype=dtype)
+    for home in (where, torch.device("cpu")):
+        if size < SHARE * free_memory(home):
+            return torch.empty(shape, dtype=dtype, device=home)
     with tempfile.NamedTemporaryFile(prefix="steerlens-") as file:  # its name goes, the mapping stays
         return torch.from_file(file.name, shared=True, size=n_tokens * d_model(model), dtype=dtype).view(shape)
-
-
-def _free_memory() -> int:
-    """Bytes of main memory; without limit where the system does not say."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**63

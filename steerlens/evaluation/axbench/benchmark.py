@@ -50,7 +50,7 @@ def axbench(
     max_new_tokens: int = 128,
     temperature: int | float = 1.0,
     chat: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     rejudge: bool = False,
     progress: bool = True,
 ) -> AxBenchResult:
@@ -150,10 +150,11 @@ def _check_choices(
         raise ValueError(f"vectors are given, so that nothing is made of {' and '.join(ignored)}: leave out one or the other")
 
 
-def _check_sampling(temperature: int | float, batch_size: int) -> None:
+def _check_sampling(temperature: int | float, batch_size: int | None) -> None:
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature} must be at least 0 and finite")
-    check_batch_size(batch_size)
+    if batch_size is not None:
+        check_batch_size(batch_size)
 
 
 def _check_prompts(model: Bridge, concept: Concept, steering: Steering, max_new_tokens: int, chat: bool) -> None:
