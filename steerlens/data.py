@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from .arguments import checked_call
 from .reproducibility import sha256
 from .result import html_view
 from .row_formats import Row, described, fields_of, one_concept
@@ -142,6 +143,7 @@ def as_data(data: Any) -> SteeringData:
     return data if isinstance(data, SteeringData) else SteeringData(data)
 
 
+@checked_call
 def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     """Read an AxBench training folder (`metadata.jsonl` and `train_data.parquet`; a `generate/` folder in it is found).
 
@@ -171,7 +173,9 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
             raise DataError(f"metadata.jsonl, row {index}: the concept_id {number} occurs twice")
         rows = table[(table["concept_id"] == number) & (table["category"] == "positive")]
         if rows.empty:
-            raise DataError(f"concept {number} ({concept!r}) has no positive rows in {table_path.name}")
+            raise DataError(
+                f"metadata.jsonl, row {index}: concept {number} ({concept!r}) has no positive rows in {table_path.name}"
+            )
         negatives = table[table["category"] == "negative"]
         if "concept_genre" in table and line.get("concept_genres_map"):
             negatives = negatives[negatives["concept_genre"] == genre]
@@ -199,7 +203,9 @@ def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
 def _rows_of(table: "pd.DataFrame") -> list[Example]:
     """Rows of an AxBench table, named in errors by their index in the whole file."""
     rows = zip(table.index, table["input"], table["output"], strict=True)
-    return [_check({"prompt": prompt, "response": output}, f"row {number}") for number, prompt, output in rows]
+    return [
+        _check({"prompt": prompt, "response": output}, f"train_data.parquet, row {number}") for number, prompt, output in rows
+    ]
 
 
 def _check_arguments(concept: Any, metadata: Any, ignore: Any) -> None:

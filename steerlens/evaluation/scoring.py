@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import mean_interval, warning
 from ..judges.base import BatchJudge, Judge, JudgeError, Question, Verdict, check_judge
@@ -116,6 +117,7 @@ class Evaluation(Result):
         return Evaluation(pd.concat([part.frame for part in parts], ignore_index=True))
 
 
+@checked_call
 def evaluate(
     model: Bridge,
     sv: SteerText | PerPrompt,
@@ -240,6 +242,20 @@ class Checkable(Protocol):
     def check(self, response: str) -> bool: ...
 
 
+def as_questions(questions: Iterable[Checkable]) -> list[Checkable]:
+    """The questions in a list; TypeError for what are none, ValueError if there are none."""
+    if isinstance(questions, (str, Mapping, type)) or not isinstance(questions, Iterable):
+        raise TypeError(f"the questions are {questions!r:.60}; they must be a list, such as terrarium.utility_questions()")
+    listed = list(questions)
+    for number, question in enumerate(listed):
+        if not isinstance(question, Checkable):
+            raise TypeError(f"question {number} is {question!r:.60}; it must have a prompt and check(response) -> bool")
+    if not listed:
+        raise ValueError("there are no questions to measure accuracy or utility with")
+    return listed
+
+
+@checked_call
 def accuracy(
     model: Bridge,
     sv: SteerText | PerPrompt,
@@ -249,7 +265,13 @@ def accuracy(
     chat: bool = True,
     batch_size: int = 32,
 ) -> float:
-    """Share of questions answered rightly by greedy decoding, 0 to 1: what a vector costs elsewhere."""
+    """Share of questions answered rightly by greedy decoding, 0 to 1: what a vector costs elsewhere.
+
+    Raises:
+        TypeError: something that is no question.
+        ValueError: there are no questions, or as `generate`.
+    """
+    questions = as_questions(questions)
     prompts = [question.prompt for question in questions]
     settings = {"max_new_tokens": max_new_tokens, "chat": chat, "batch_size": batch_size}
     responses = generate(model, prompts, sv, temperature=0.0, **settings)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import checked_call
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
@@ -35,6 +36,7 @@ from .hooks import (
 from .steering_prompt import SteeringPrompt
 
 
+@checked_call
 def generate(
     model: Bridge,
     prompts: Prompt | Sequence[Prompt],

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...arguments import is_whole
 from ...result import html_facts
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
@@ -110,7 +111,7 @@ class SAE:
                 store(self, name, tensor.detach().float())
         _check_tensors(self)
         _check_activation(self)
-        if self.layer is not None and (not _whole(self.layer) or self.layer < 0):
+        if self.layer is not None and (not is_whole(self.layer) or self.layer < 0):
             raise SAEError(f"layer is {self.layer!r}; it must be a block's index, counted from 0")
         read = None if self.hook_name is None else layer_of(self.hook_name)
         if self.layer is not None and self.hook_name is not None and read != self.layer:
@@ -195,14 +196,10 @@ def _check_activation(sae: SAE) -> None:
         if (value is not None) != (sae.activation == owner):
             wrong = f"needs {name}" if value is None else f"has no {name}"
             raise SAEError(f"the activation {sae.activation!r} {wrong}")
-    if sae.k is not None and not _whole(sae.k):
+    if sae.k is not None and not is_whole(sae.k):
         raise SAEError(f"k is {sae.k!r}; it must be a whole number")
     if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise SAEError(f"k is {sae.k}; there are {sae.d_sae} features")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 # --- coordinates --------------------------------------------------------------------------------------------------------

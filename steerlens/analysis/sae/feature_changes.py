@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...data import Prompt
 from ...intervals import estimate
 from ...model.batches import Batch
@@ -94,6 +95,7 @@ def _change(row: Mapping[Hashable, Any]) -> str:
     return f"{int(row['feature'])} ({row['change']:+.3g} per token{interval}, at {row['changed']:.0%} of tokens)"
 
 
+@checked_call
 def feature_effects(
     model: Bridge,
     sv: Steer,

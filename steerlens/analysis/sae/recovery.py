@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...data import Prompt
 from ...intervals import Estimate, estimate
 from ...interventions import REFT
@@ -87,6 +88,7 @@ def _share(row: Any, name: str) -> str:
     return f"{row[name]:.0%}" + ("" if math.isnan(low) else f" (95 % interval {low:.0%} to {high:.0%})")
 
 
+@checked_call
 def effect_recovery(
     model: Bridge,
     sv: SteeringVector,
