@@ -48,6 +48,8 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
         begin(_read_pass(_by_name(inner, args, kwargs)))
 
     def after(_module: Any, _args: tuple, output: Any) -> None:
+        if output is None:
+            _forget_rows(model)
         end(getattr(output, "past_key_values", None), output is not None)
 
     handles = [inner.register_forward_pre_hook(before, with_kwargs=True)]
@@ -57,6 +59,14 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _forget_rows(model: Bridge) -> None:
+    """After a pass that came to no end: TransformerLens has noted its number of rows for the learned position embedding, which
+    would give the next pass of `original_model` as many."""
+    embedding = getattr(model, "pos_embed", None)
+    if getattr(embedding, "_current_batch_size", None) is not None:
+        vars(embedding)["_current_batch_size"] = None
 
 
 def _by_name(inner: Any, args: tuple, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,8 +13,8 @@ import pandas as pd
 WRONG_VALUES: tuple[Any, ...] = (None, 7, -1, 1.5, True, "x", "", [], [7], ["x"], {}, {"x": 1})
 MOST = 80
 """Changes of one file's JSON values, drawn from all."""
-WHOLE = (b"", b"\0", b"null", b"7", b'"text"', b"[]", b"{}", b"[7]", b'[{"x": 1}]', b"[" * 50_000, b'{"a":' * 50_000, b"\xff\xfe\xff",
-         b"PAR1PAR1", b"NaN", b"not json\n")  # fmt: skip
+WHOLE = (b"", b"\0", b"null", b"7", b'"text"', b"[]", b"{}", b"[7]", b'[{"x": 1}]', b"[" * 50_000, b'{"a":' * 50_000,
+         b"\xff\xfe\xff", b"PAR1PAR1", b"NaN", b"not json\n")  # fmt: skip
 
 
 def damaged(path: Path, rng: Random) -> Iterator[tuple[str, bytes]]:

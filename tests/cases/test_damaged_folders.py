@@ -19,7 +19,7 @@ ALLOWED = (ValueError, OSError)
 
 
 def unclear(folder: Path, name: str, read: Callable[[], Any], seed: int = 0) -> list[str]:
-    """What is raised that is no clear error about the file, one line for each way to damage it; the file is whole again afterwards."""
+    """What is raised that is no clear error about the file, for each way to damage it; afterwards the file is whole."""
     path, found = folder / name, []
     whole = path.read_bytes()
     try:
@@ -53,7 +53,7 @@ def benchmark(model: Any, data: Any, make_vector: Any, folders: Path) -> Path:
     if not out.exists():
         sets = {n: SteeringData(data.examples, f"concept {n}", {"concept_id": n, "genre": "text"}) for n in range(3)}
         vectors = {0: make_vector(concept="concept 0"), 1: SteeringPrompt("Say fish.", "fish"), 2: None}
-        asked = dict.fromkeys(sets, ["What about fish?", "Hi"])
+        asked = {number: ["What about fish?", "Hi"] for number in sets}
         run: dict[str, Any] = {"judge": ScriptedJudge(score), "max_new_tokens": 3, "progress": False, "out": out}
         steerlens.axbench(model, sets, vectors=vectors, prompts=asked, **run)
     return out
@@ -92,13 +92,11 @@ def test_hostile_12_a_folder_of_a_sweep(name: str, run: Callable[..., Sweep], tm
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "train_data.parquet"])
 def test_hostile_12_data_of_axbench(name: str, tmp_path: Path) -> None:
-    rows = [
-        {"concept_id": n, "concept": f"concept {n}", "ref": "r", "concept_genres_map": {f"concept {n}": ["text"]}}
-        for n in (0, 1)
-    ]
+    rows = [{"concept_id": n, "concept": f"of {n}", "ref": "r", "concept_genres_map": {f"of {n}": ["text"]}} for n in (0, 1)]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = [{"input": f"Hi {n}", "output": "Sea.", "output_concept": f"concept {n}", "concept_genre": "text", "category": kind,
-              "dataset_category": "instruction", "concept_id": number} for n in range(2) for kind, number in (("positive", n), ("negative", -1))]  # fmt: skip
+    about = {"output": "Sea.", "concept_genre": "text", "dataset_category": "instruction"}
+    kinds = (("positive", 0), ("positive", 1), ("negative", -1), ("negative", -1))
+    table = [about | {"input": f"Hi {n}", "category": kind, "concept_id": number} for n, (kind, number) in enumerate(kinds)]
     pd.DataFrame(table).to_parquet(tmp_path / "train_data.parquet")
 
     def read() -> None:
