@@ -29,6 +29,15 @@ _MODULE = re.compile(
 )
 
 
+_NUMBER = re.compile(r"\d+(?:\.[A-Za-z_].*)?")
+"""A part of a path that begins with a block's number."""
+_STACK = re.compile(
+    r"(?:(?:model|base_model|language_model|text_model|transformer|backbone|gpt_neox|decoder|(?!\w*autoencoder)\w*encoder|vision\w*|"
+    r"visual|audio\w*|\w+_tower|mtp|experts)(?:\.(?!$)|$))+"
+)
+"""Folders before that of a block which are modules that it is in."""
+
+
 class SAEError(ValueError):
     """Not a sparse autoencoder that can be read without guessing, or one of other coordinates than what it meets."""
 
@@ -51,19 +60,21 @@ def layer_of(hook_name: str) -> int | None:
 def hookpoint_in(address: str) -> str | None:
     """The module or hook point that a path names last, whatever stands before it and behind; None where it names none.
 
-    A folder of a module inside a folder of a block, as in "layers.3/mlp/", is the block's module.
+    Dots and path separators are the same: "model.layers.3.mlp", "model/layers/3/mlp" and "model.layers.3/mlp" name one module,
+    and of "vision/encoder/layers/3" the folders before the block say of which stack it is.
     """
     parts = address.strip("/").split("/")
     for start in range(len(parts) - 1, -1, -1):
-        joined, following = ".".join(parts[start : start + 2]), parts[start + 1 : start + 2]
-        split = (
-            2
-            if following and following[0].isdigit() and _HOOKPOINT.search(joined) and not _HOOKPOINT.search(parts[start])
-            else 1
-        )
-        if split == 2 or _HOOKPOINT.search(parts[start]):
-            inside = [part for part in parts[start + split :] if _MODULE.fullmatch(part)]
-            return ".".join([*parts[start : start + split], *inside])
+        split = not _HOOKPOINT.search(parts[start])
+        end = start + 1 + split
+        block = ".".join(parts[start:end])
+        if not _HOOKPOINT.search(block) or (split and not _NUMBER.fullmatch(parts[end - 1])):
+            continue
+        first = start
+        while first and _STACK.fullmatch(parts[first - 1]):
+            first -= 1
+        inside = [part for part in parts[end:] if _MODULE.fullmatch(part)]
+        return ".".join([*parts[first:start], block, *inside])
     return parts[-1] if _MODULE.fullmatch(parts[-1]) else None
 
 
