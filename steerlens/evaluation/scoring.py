@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pandas as pd
 
 from ..arguments import checked_call
-from ..data import Prompt
+from ..data import Prompt, check_text
 from ..intervals import mean_interval, warning
 from ..judges.base import BatchJudge, Judge, JudgeError, Question, Verdict, check_judge
 from ..model.bridge import Bridge
@@ -130,6 +130,7 @@ def evaluate(
     seed: int | Sequence[int] = 0,
     chat: bool = True,
     batch_size: int = 16,
+    template_args: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Generate a steered response to each prompt and have it judged for a concept (Bao et al. 2026, Sec. 5).
@@ -140,7 +141,7 @@ def evaluate(
         concept: what the judge looks for, in all responses or one concept per prompt.
         judge: anything with `score(concept, prompt, response) -> Scores`; a `BatchJudge` gets all questions at once. Where
             it raises, the row is unscored and keeps the reason; only an interrupt stops the evaluation.
-        max_new_tokens, temperature, seed, chat, batch_size, progress: as `generate`.
+        max_new_tokens, temperature, seed, chat, batch_size, template_args, progress: as `generate`.
     """
     check_judge(judge)
     batch = as_prompts(prompts)
@@ -154,6 +155,7 @@ def evaluate(
         seed=seed,
         chat=chat,
         batch_size=batch_size,
+        template_args=template_args,
         progress=progress,
     )
     return Evaluation(as_frame(judge_rows(judge, concepts, batch, responses, prompt_seeds(seed, len(batch)))))
@@ -167,6 +169,7 @@ def concept_of_each(concept: str | Sequence[str], n: int) -> list[str]:
     for number, words in enumerate(concepts):
         if not isinstance(words, str) or not words.strip():
             raise ValueError(f"concept {number} is {words!r}: a judge needs words to look for")
+        check_text(words, f"concept {number}")
     return concepts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked_call
-from ..data import Prompt
+from ..data import Prompt, check_text
 from ..intervals import mean_interval, warning
 from ..judges.base import Judge, check_judge
 from ..model.bridge import Bridge
@@ -206,6 +206,7 @@ def read_suppression(path: str | Path) -> dict[int, Attacked]:
         for name in columns[:3]:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"{source.name}, row {number}: {name} is {row[name]!r:.40}, not a text")
+            check_text(row[name], f"{source.name}, row {number}: {name}")
     ids = [_whole(value, f"{source.name}, row {number}") for number, value in enumerate(table["concept_id"])]
     found = {}
     for number, part in table.groupby(pd.Series(ids, index=table.index, dtype=int)):

@@ -132,7 +132,7 @@ def _making(model: Any, data: Any, sv: Any) -> Calls:
         "generate": (s.generate, {"model": model, "prompts": ["Hi"], "steer": sv} | generated),
         "steer": (lambda **given: s.steer(**given).__enter__(), {"model": model, "sv": sv, "scale": 1, "prompt_lengths": None}),
         "hook": (s.hook, {"sv": sv}),
-        "train": (s.train, {"model": model, "data": data, "layer": 1, "positions": "p1"} | quick),
+        "train": (s.train, {"model": model, "data": data, "layer": 1, "template_args": None, "positions": "p1"} | quick),
         "train_layers": (s.train_layers, {"model": model, "data": data, "layers": [1]} | quick),
         "train_many": (s.train_many, {"model": model, "datasets": {"sea": data}, "layer": 1} | quick),
         "extract": (s.extract, {"model": model, "data": data, "layer": 1, "batch_size": 2}),
@@ -184,7 +184,7 @@ def _measuring(model: Any, data: Any, sv: Any) -> Calls:
         "layer": 1,
     }
     return {
-        "evaluate": (s.evaluate, judged | {"sv": sv, "concept": "sea"}),
+        "evaluate": (s.evaluate, judged | {"sv": sv, "template_args": None, "concept": "sea"}),
         "mean_kl": (s.mean_kl, {"model": model, "sv": sv, "prompts": ["Hi"], "responses": None} | few),
         "calibrate": (s.calibrate, {"model": model, "sv": sv, "prompts": ["Hi"], "kl": 0.01} | few),
         "accuracy": (s.accuracy, {"model": model, "sv": sv, "questions": s.terrarium.utility_questions(2)} | few),
