@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..arguments import checked_call
 from ..data import DataError, SteeringData, as_data
 from ..positions import token_index
 from ..result import Result
@@ -113,7 +112,6 @@ def _token_mean(means: Float[Tensor, "text d_model"], counts: Int[Tensor, " text
 # --- collecting -----------------------------------------------------------------------------------------------------
 
 
-@checked_call
 def collect(model: Bridge, data: Any, *, layers: Sequence[int], tokens: str = "all", batch_size: int = 16) -> Activations:
     """Read the residual stream after blocks, each text passing once through the model whatever the number of layers.
 
