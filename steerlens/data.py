@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from .arguments import checked_call
 from .reproducibility import sha256
 from .result import html_view
 from .row_formats import Row, described, fields_of, one_concept
@@ -142,6 +143,7 @@ def as_data(data: Any) -> SteeringData:
     return data if isinstance(data, SteeringData) else SteeringData(data)
 
 
+@checked_call
 def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     """Read an AxBench training folder (`metadata.jsonl` and `train_data.parquet`; a `generate/` folder in it is found).
 
@@ -171,7 +173,9 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
             raise DataError(f"metadata.jsonl, row {index}: the concept_id {number} occurs twice")
         rows = table[(table["concept_id"] == number) & (table["category"] == "positive")]
         if rows.empty:
-            raise DataError(f"concept {number} ({concept!r}) has no positive rows in {table_path.name}")
+            raise DataError(
+                f"metadata.jsonl, row {index}: concept {number} ({concept!r}) has no positive rows in {table_path.name}"
+            )
         negatives = table[table["category"] == "negative"]
         if "concept_genre" in table and line.get("concept_genres_map"):
             negatives = negatives[negatives["concept_genre"] == genre]
@@ -189,6 +193,7 @@ def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
         raise DataError(f"{where}: the concept_id is {described(number)}, not a whole number")
     if not isinstance(concept, str):
         raise DataError(f"{where}: the concept is {described(concept)}, not text")
+    check_text(concept, f"{where}: the concept")
     found = list(genres.values()) if isinstance(genres, Mapping) else [None]
     first = [names[0] for names in found if isinstance(names, list) and names and isinstance(names[0], str)]
     if len(first) < len(found):
@@ -199,16 +204,30 @@ def _concept(line: Any, where: str) -> tuple[int, str, str | None]:
 def _rows_of(table: "pd.DataFrame") -> list[Example]:
     """Rows of an AxBench table, named in errors by their index in the whole file."""
     rows = zip(table.index, table["input"], table["output"], strict=True)
-    return [_check({"prompt": prompt, "response": output}, f"row {number}") for number, prompt, output in rows]
+    return [
+        _check({"prompt": prompt, "response": output}, f"train_data.parquet, row {number}") for number, prompt, output in rows
+    ]
 
 
 def _check_arguments(concept: Any, metadata: Any, ignore: Any) -> None:
     if concept is not None and not isinstance(concept, str):
         raise TypeError(f"concept is {described(concept)}; it must be text that says what the responses show, or None")
+    check_text(concept or "", "the concept")
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(f"metadata are {described(metadata)}; they must be a dict")
     if isinstance(ignore, str) or not isinstance(ignore, Collection) or not all(isinstance(name, str) for name in ignore):
         raise TypeError(f"ignore is {described(ignore)}; it must be a list of column names, such as ['label']")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise DataError, beginning with `what`, for a text that holds half a character, which no tokenizer and no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what} holds {text[error.start]!r} at {error.start}, half a character (a lone surrogate), which cannot be "
+            "written as UTF-8: take it out, or read the file that it is from in its own encoding"
+        ) from error
 
 
 def _no_rows(source: Any) -> DataError:
@@ -276,6 +295,8 @@ def _check(row: Any, where: str, ignore: Collection[str] = ()) -> Example:
         raise DataError(f"{where}: the response is empty")
     if neutral is not None and (not isinstance(neutral, str) or not neutral.strip()):
         raise DataError(f"{where}: the neutral response is {described(neutral)}; leave it out or fill it")
+    for name, text in (("response", response), ("neutral response", neutral)):
+        check_text(text or "", f"{where}: the {name}")
     if is_example:
         return row
     conversation: Any = prompt  # from parquet it comes as an array
@@ -299,12 +320,15 @@ def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, A
 def check_prompt(prompt: Any, where: str) -> None:
     """Raise DataError, beginning with `where`, unless the prompt is text or a conversation that ends with a question."""
     if isinstance(prompt, str):
+        check_text(prompt, f"{where}: the prompt")
         return
     is_list = isinstance(prompt, Sequence) or hasattr(prompt, "tolist")
     messages = list(prompt) if is_list else []
     texts = [m.get(key) for m in messages if isinstance(m, Mapping) for key in ("role", "content")]
     if not messages or len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: the prompt is {described(prompt)}, neither text nor a list of role/content messages")
+    for index, message in enumerate(messages):
+        check_text(message["content"], f"{where}: message {index} of the prompt")
     if not messages[-1]["content"].strip():
         raise DataError(f"{where}: the last message of the prompt is empty")
     if messages[-1]["role"] == "assistant":

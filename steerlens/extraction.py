@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .arguments import is_whole
 from .data import SteeringData, as_data
 from .keywords import keywords_of, with_keywords
 from .model.activations import Activations, collect
@@ -228,7 +229,7 @@ def sae_direction(sae: Any, feature: SupportsIndex) -> Float[Tensor, " d_model"]
     if not isinstance(decoder, Tensor) or decoder.ndim != 2:
         found = "none" if decoder is None else f"{type(decoder).__name__} {tuple(getattr(decoder, 'shape', ()))}"
         raise TypeError(f"{type(sae).__name__} has no decoder W_dec of shape (n_features, d_model): found {found}")
-    if isinstance(feature, bool) or not isinstance(feature, SupportsIndex) or not 0 <= operator.index(feature) < len(decoder):
+    if not is_whole(feature) or not 0 <= operator.index(feature) < len(decoder):
         raise ValueError(f"feature {feature!r} does not exist: the decoder has rows 0 to {len(decoder) - 1}")
     return _unit(decoder[operator.index(feature)], f"the decoder row of feature {operator.index(feature)}")
 
@@ -252,7 +253,10 @@ def _direction(activations: Activations, layer: int, method: str, sized: bool) -
 
 
 def _unit(direction: Tensor, name: str) -> Float[Tensor, " d_model"]:
-    values = torch.as_tensor(direction).detach().cpu().double()
+    try:
+        values = torch.as_tensor(direction).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:  # each for other values that are no numbers
+        raise TypeError(f"{name} is {direction!r:.60}; it must be one row of d_model numbers") from error
     if values.ndim != 1:
         raise ValueError(f"{name} has shape {tuple(values.shape)}; it must be one row of d_model numbers")
     norm = float(values.norm())

@@ -186,7 +186,7 @@ class RunFolder:
             return None
         try:
             manifest = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{type(error).__name__}: {error}") from error
         if not isinstance(manifest, dict):
             raise ManifestError(f"it holds a {type(manifest).__name__}, not values by name")

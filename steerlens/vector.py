@@ -278,8 +278,11 @@ class SteeringVector:
 
         Raises:
             FileNotFoundError: there is no such file.
+            TypeError: something else than a path.
             VectorFileError: the file is damaged, truncated, not a steerlens vector, or of a later schema; it is not a file.
         """
+        if not isinstance(path, (str, Path)):
+            raise TypeError(f"the path is {path!r:.60}; it must be that of a vector's file")
         try:
             return SteeringVector(**unpacked(content_of(Path(path))))
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):

@@ -20,6 +20,7 @@ ORDER = (
         "visible_text",
         "tables",
         "keywords",
+        "arguments",
         "dataclass_options",
         "positions",
         "interventions",

@@ -12,6 +12,7 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import LEVEL, RESAMPLES, Estimate, estimate, tails
 from ..model.batches import Batch
@@ -172,6 +173,7 @@ class AttentionEffects(Result):
         return frame[frame["n_prompts"] > 0].reset_index(drop=True)
 
 
+@checked_call
 def attention_effects(
     model: Bridge,
     sv: Steer,

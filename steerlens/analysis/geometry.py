@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..intervals import CHANCE, t_quantile
 from ..result import Result
 from ..vector import SteeringVector
@@ -78,6 +79,7 @@ class CosineMap(Result):
         return plot_cosine_map(self.frame, self.null, self.shared, self.shared_random)
 
 
+@checked_call
 def cosine_map(
     vectors: Sequence[SteeringVector] | Mapping[Any, SteeringVector],
     *,
@@ -238,6 +240,7 @@ class Stability(Result):
         return plot_stability(self.frame, self.pairs, self.measures, self.null)
 
 
+@checked_call
 def stability(
     vectors_by_seed: Sequence[SteeringVector] | Mapping[Any, SteeringVector],
     *,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..intervals import CHANCE
 from ..model.bridge import Bridge, model_name, n_layers
 from ..model.forward import final_readout
@@ -69,6 +70,7 @@ class Readout(Result):
         return plot_readout(self.frame, self.layers, self.n_layers, self.d_vocab, self.null)
 
 
+@checked_call
 def readout(
     model: Bridge,
     sv: Vectors,

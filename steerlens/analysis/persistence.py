@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import Estimate, estimate
 from ..model.batches import EncodedExample
@@ -99,6 +100,7 @@ class Drift(Result):
         )
 
 
+@checked_call
 def drift(
     model: Bridge,
     sv: Vectors,

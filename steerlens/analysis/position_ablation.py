@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import Estimate, estimate
 from ..model.batches import Batch, EncodedExample
@@ -86,6 +87,7 @@ class PositionEffects(Result):
         )
 
 
+@checked_call
 def position_effects(
     model: Bridge,
     sv: SteeringVector,

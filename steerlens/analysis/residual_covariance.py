@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt, SteeringData
-from ..model.bridge import Bridge, check_layer, hook_name
+from ..model.bridge import Bridge, check_layer, check_model, hook_name
 from ..model.identity import identity
 from ..positions import token_index
 from ..result import Result
@@ -65,6 +66,7 @@ class ResidualStatistics(Result):
         )
 
 
+@checked_call
 def residual_statistics(
     model: Bridge,
     texts: Prompt | Sequence[Prompt] | SteeringData,
@@ -89,6 +91,7 @@ def residual_statistics(
         ValueError: no such layer, no text, a number of responses that is not that of the prompts, a text longer than the
             context, not more tokens than d_model (the covariance would miss directions), or activations that are not finite.
     """
+    check_model(model)
     check_layer(model, layer)
     if leave_out < 0:
         raise ValueError(f"leave_out is {leave_out}; it must be at least 0")

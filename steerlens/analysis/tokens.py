@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import Estimate, estimate
 from ..model.batches import Batch
@@ -133,6 +134,7 @@ class TokenEffects(Result):
         return self.tokens[follows == "response"]
 
 
+@checked_call
 def token_effects(
     model: Bridge,
     sv: Steer,

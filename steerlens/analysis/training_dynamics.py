@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..arguments import checked_call
 from ..intervals import t_quantile
 from ..result import Result
 from ..training.callbacks import DirectionRecorder
@@ -120,6 +121,7 @@ class Dynamics(Result):
         return " ".join(sentences)
 
 
+@checked_call
 def dynamics(vectors: Vectors, recorder: DirectionRecorder | None = None) -> Dynamics:
     """Read the training of one vector, of several by name, or of one at each of several layers.
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ..arguments import checked_call
 from ..intervals import LEVEL, RESAMPLES
 from ..result import Result
 from ..vector import SteeringVector
@@ -73,6 +74,7 @@ _WORDS = {
 }
 
 
+@checked_call
 def sizes(
     vectors: Sequence[SteeringVector] | Mapping[Any, SteeringVector],
     *,

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ..arguments import checked_call
 from ..data import SteeringData
 from ..intervals import t_quantile
 from ..model.batches import encode_data
@@ -154,6 +155,7 @@ class CoordinateCheck(Result):
         return " ".join(text) + f" Brackets: 95 % intervals; sizes are those at width {self.reference}."
 
 
+@checked_call
 def coordinate_check(
     *,
     widths: Sequence[int] = WIDTHS,

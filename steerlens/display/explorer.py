@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..analysis.vector_sets import Vectors, named_vectors
+from ..arguments import checked_call
 from ..figures.token_views import view_tokens
 from ..model.batches import EncodedExample, collate
 from ..model.bridge import Bridge
@@ -62,6 +63,7 @@ class Comparison(NamedTuple):
     """KL(p_steered || p_plain) of the prediction of each, in nats."""
 
 
+@checked_call
 def explore(
     model: Bridge,
     sv: Vectors,

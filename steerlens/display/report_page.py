@@ -23,6 +23,7 @@ from ..analysis import (
     token_effects,
 )
 from ..analysis.vector_sets import by_name
+from ..arguments import checked_call
 from ..data import Prompt
 from ..evaluation.scoring import Evaluation
 from ..files import write_atomically
@@ -69,6 +70,7 @@ class Section(NamedTuple):
     """Only of several vectors."""
 
 
+@checked_call
 def report(
     what: SteeringVector | Mapping[str, SteeringVector] | Evaluation,
     path: str | Path,

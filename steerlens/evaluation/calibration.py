@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..interventions import REFT
 from ..model.batches import EncodedExample, check_batch_size, collate
@@ -24,6 +25,7 @@ STEPS = 60
 """Bisections, far more than float32 can tell apart."""
 
 
+@checked_call
 def mean_kl(
     model: Bridge,
     sv: Steer,
@@ -58,6 +60,7 @@ def mean_kl(
     return _dose(model, sv, _encode(model, prompts, responses, max_new_tokens, chat, batch_size), batch_size)
 
 
+@checked_call
 def calibrate(
     model: Bridge,
     sv: SteeringVector,

@@ -15,9 +15,10 @@ import pandas as pd
 from einops import rearrange
 from jaxtyping import Float
 
+from ..arguments import checked_call
 from ..data import Prompt
-from ..judges.base import Judge
-from ..model.bridge import Bridge
+from ..judges.base import Judge, check_judge
+from ..model.bridge import Bridge, check_model
 from ..reproducibility import row_seeds
 from ..result import Result
 from ..scores import SCORES
@@ -149,6 +150,7 @@ class Selections(Result, dict[str, Selection]):
         return plot_selection(pd.concat(means, ignore_index=True), self.to_frame())
 
 
+@checked_call
 def select_factor(
     model: Bridge,
     sv: SteeringVector,
@@ -204,6 +206,7 @@ def select_factor(
     return chosen[concept]
 
 
+@checked_call
 def select_factors(
     model: Bridge,
     vectors: Mapping[str, SteeringVector],
@@ -229,6 +232,8 @@ def select_factors(
     Raises:
         ValueError: as `select_factor`; vectors and prompts are not of the same concepts.
     """
+    check_model(model)
+    check_judge(judge)
     candidates = _checked_factors(factors)
     if splits < 1:
         raise ValueError(f"splits is {splits}; it must be at least 1")

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from ..arguments import checked_call
 from ..data import Prompt, SteeringData, as_data
 from ..intervals import warning
-from ..judges.base import Judge
+from ..judges.base import Judge, check_judge
 from ..model.bridge import Bridge, check_model, n_layers
 from ..positions import PositionFunction
 from ..reproducibility import generator_for
 from ..result import Result
 from ..scores import SCORES
+from ..steering.generation import as_prompts, prepare
 from ..training.loop import train
 from ..training.objective_value import loss
 from ..training.objectives import Objective, objective_name
@@ -69,6 +71,7 @@ class LayerScan(Result):
         return text
 
 
+@checked_call
 def scan_layers(
     model: Bridge,
     data: Any,
@@ -105,6 +108,8 @@ def scan_layers(
     examples = as_data(data)
     tried = list(range(n_layers(model))) if layers is None else list(layers)
     _check(model, examples, tried, prompts, judge, held_out)
+    if judge is not None:
+        _check_judging(model, prompts, judge, max_new_tokens, temperature)
     learned, kept = _split(examples, held_out, seed)
     settings = {"positions": positions, "objective": objective, "form": form, "factor": factor, "rank": rank, "config": config}
     rows, vectors = [], {}
@@ -134,6 +139,16 @@ def _check(
         raise ValueError("prompts are there to be judged: give a judge, or leave them out")
     if judge is not None and (not prompts or data.concept is None):
         raise ValueError("a judge needs prompts, and a concept to look for: SteeringData(rows, concept=...)")
+
+
+def _check_judging(
+    model: Bridge, prompts: Sequence[Prompt], judge: Judge, max_new_tokens: int, temperature: int | float
+) -> None:
+    """Raise before the first training for what judging would stumble over after it."""
+    check_judge(judge)
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature {temperature} must be at least 0 and finite")
+    prepare(model, as_prompts(prompts), None, max_new_tokens, chat=True)
 
 
 def _split(data: SteeringData, held_out: float, seed: int) -> tuple[SteeringData, SteeringData]:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import estimate, share_interval
 from ..judges.base import Judge
@@ -17,7 +18,7 @@ from ..result import Result
 from ..steering.generation import generate
 from ..steering.hooks import PerPrompt
 from .scales import UNSTEERED, Steered, check_scales, scaled
-from .scoring import Checkable, Evaluation, evaluate
+from .scoring import Checkable, Evaluation, as_questions, evaluate
 from .suppression_attack import Rewrite, suppression
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Frontier(Result):
         return plot_frontier(self.frame, self.score_name, self.utility_name)
 
 
+@checked_call
 def frontier(
     model: Bridge,
     vectors: Mapping[str, Steered],
@@ -152,9 +154,7 @@ def _question_measure(utility: Sequence[Checkable] | Measure, sampling: Mapping[
     """The function that gives a utility."""
     if callable(utility):
         return utility
-    questions = list(utility)
-    if not questions:
-        raise ValueError("there are no questions to measure utility with")
+    questions = as_questions(utility)
 
     def answered(model: Bridge, steered: Steered) -> Sequence[float]:
         asked = [question.prompt for question in questions]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from ..data import Prompt
+from ..arguments import checked_call
+from ..data import Prompt, check_text
 from ..intervals import mean_interval, warning
 from ..judges.base import BatchJudge, Judge, JudgeError, Question, Verdict, check_judge
 from ..model.bridge import Bridge
@@ -116,6 +117,7 @@ class Evaluation(Result):
         return Evaluation(pd.concat([part.frame for part in parts], ignore_index=True))
 
 
+@checked_call
 def evaluate(
     model: Bridge,
     sv: SteerText | PerPrompt,
@@ -128,6 +130,7 @@ def evaluate(
     seed: int | Sequence[int] = 0,
     chat: bool = True,
     batch_size: int | None = 16,
+    template_args: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Generate a steered response to each prompt and have it judged for a concept (Bao et al. 2026, Sec. 5).
@@ -138,7 +141,7 @@ def evaluate(
         concept: what the judge looks for, in all responses or one concept per prompt.
         judge: anything with `score(concept, prompt, response) -> Scores`; a `BatchJudge` gets all questions at once. Where
             it raises, the row is unscored and keeps the reason; only an interrupt stops the evaluation.
-        max_new_tokens, temperature, seed, chat, batch_size, progress: as `generate`.
+        max_new_tokens, temperature, seed, chat, batch_size, template_args, progress: as `generate`.
     """
     check_judge(judge)
     batch = as_prompts(prompts)
@@ -152,6 +155,7 @@ def evaluate(
         seed=seed,
         chat=chat,
         batch_size=batch_size,
+        template_args=template_args,
         progress=progress,
     )
     return Evaluation(as_frame(judge_rows(judge, concepts, batch, responses, prompt_seeds(seed, len(batch)))))
@@ -165,6 +169,7 @@ def concept_of_each(concept: str | Sequence[str], n: int) -> list[str]:
     for number, words in enumerate(concepts):
         if not isinstance(words, str) or not words.strip():
             raise ValueError(f"concept {number} is {words!r}: a judge needs words to look for")
+        check_text(words, f"concept {number}")
     return concepts
 
 
@@ -240,6 +245,20 @@ class Checkable(Protocol):
     def check(self, response: str) -> bool: ...
 
 
+def as_questions(questions: Iterable[Checkable]) -> list[Checkable]:
+    """The questions in a list; TypeError for what are none, ValueError if there are none."""
+    if isinstance(questions, (str, Mapping, type)) or not isinstance(questions, Iterable):
+        raise TypeError(f"the questions are {questions!r:.60}; they must be a list, such as terrarium.utility_questions()")
+    listed = list(questions)
+    for number, question in enumerate(listed):
+        if not isinstance(question, Checkable):
+            raise TypeError(f"question {number} is {question!r:.60}; it must have a prompt and check(response) -> bool")
+    if not listed:
+        raise ValueError("there are no questions to measure accuracy or utility with")
+    return listed
+
+
+@checked_call
 def accuracy(
     model: Bridge,
     sv: SteerText | PerPrompt,
@@ -249,7 +268,13 @@ def accuracy(
     chat: bool = True,
     batch_size: int = 32,
 ) -> float:
-    """Share of questions answered rightly by greedy decoding, 0 to 1: what a vector costs elsewhere."""
+    """Share of questions answered rightly by greedy decoding, 0 to 1: what a vector costs elsewhere.
+
+    Raises:
+        TypeError: something that is no question.
+        ValueError: there are no questions, or as `generate`.
+    """
+    questions = as_questions(questions)
     prompts = [question.prompt for question in questions]
     settings = {"max_new_tokens": max_new_tokens, "chat": chat, "batch_size": batch_size}
     responses = generate(model, prompts, sv, temperature=0.0, **settings)

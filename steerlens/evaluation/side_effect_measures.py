@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..intervals import Estimate, estimate, warning
 from ..model.batches import EncodedExample
@@ -61,6 +62,7 @@ class SideEffects(Result):
         return plot_side_effects(self.frame)
 
 
+@checked_call
 def side_effects(
     model: Bridge,
     sv: Steer | Mapping[str, Steer],

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..data import Prompt
+from ..arguments import checked_call
+from ..data import Prompt, check_text
 from ..intervals import mean_interval, warning
 from ..judges.base import Judge, check_judge
 from ..model.bridge import Bridge
@@ -95,6 +96,7 @@ class Suppression(Result):
         return plot_suppression(self.to_frame())
 
 
+@checked_call
 def suppression(
     model: Bridge,
     sv: Steered | Mapping[str, Steered],
@@ -152,6 +154,7 @@ def suppression(
 # --- attacks ----------------------------------------------------------------------------------------------------------
 
 
+@checked_call
 def forbid(concept: str, instruction: str) -> str:
     """The instruction with a plain sentence that forbids the concept: the simplest attack."""
     return f"{instruction}\n\nYour answer must not contain anything of this kind: {concept}. Leave it out altogether."
@@ -183,6 +186,7 @@ def rewriting_request(concept: str, instruction: str) -> str:
     )
 
 
+@checked_call
 def read_suppression(path: str | Path) -> dict[int, Attacked]:
     """Read suppression prompts from parquet, csv, json or jsonl: columns original_prompt, steered_prompt, concept, concept_id.
 
@@ -202,6 +206,7 @@ def read_suppression(path: str | Path) -> dict[int, Attacked]:
         for name in columns[:3]:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"{source.name}, row {number}: {name} is {row[name]!r:.40}, not a text")
+            check_text(row[name], f"{source.name}, row {number}: {name}")
     ids = [_whole(value, f"{source.name}, row {number}") for number, value in enumerate(table["concept_id"])]
     found = {}
     for number, part in table.groupby(pd.Series(ids, index=table.index, dtype=int)):

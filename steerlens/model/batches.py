@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..arguments import is_whole
 from ..data import DataError, Prompt, SteeringData
 from ..positions import PositionFunction, position_mask, prompt_tokens
 from .bridge import Bridge, context_length, model_name
@@ -103,6 +104,8 @@ def _encoded(
 
 def check_batch_size(batch_size: int) -> None:
     """Raise ValueError unless there is at least one row in a batch."""
+    if not is_whole(batch_size):
+        raise ValueError(f"batch_size is {batch_size!r:.60}; it must be a whole number")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 

@@ -5,11 +5,12 @@ A model is a `TransformerBridge`. It is used, never changed: every function here
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..arguments import is_whole
 from .support import check_supported
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def check_model(model: Bridge) -> None:
 
 def check_layer(model: Bridge, layer: int) -> None:
     """Raise ValueError if the model has no such block."""
-    if isinstance(layer, bool) or not isinstance(layer, SupportsIndex) or not 0 <= operator.index(layer) < n_layers(model):
+    if not is_whole(layer) or not 0 <= operator.index(layer) < n_layers(model):
         raise ValueError(
             f"layer {layer!r} does not exist: {model_name(model)} has blocks 0 to {n_layers(model) - 1} (counted from 0)"
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..arguments import checked_call
 from ..files import TERRARIUM_WEIGHTS
 from .bridge import Bridge
 from .support import check_class, check_supported
@@ -29,6 +30,7 @@ class Source(NamedTuple):
     """The file in it, if it is in the GGUF format."""
 
 
+@checked_call
 def load_model(
     name_or_path: str | Path,
     *,
@@ -90,9 +92,11 @@ def find_source(name_or_path: str | Path, gguf_file: str | None = None) -> Sourc
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path).strip():
         raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, or "terrarium"')
     name = str(name_or_path)
+    path = Path(name).expanduser()
+    if gguf_file is not None and (name == "terrarium" or path.is_file()):
+        raise ValueError(f"{name} is a model already: gguf_file={gguf_file!r} names a file in a folder or repository")
     if name == "terrarium":
         return Source(str(TERRARIUM_WEIGHTS), None)
-    path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != GGUF_FILES:
             raise FileNotFoundError(f"{name} is a file: give the folder it is in, or a .gguf file")

@@ -166,6 +166,15 @@ def _in_place(model: Bridge, found: Structure) -> Iterator[None]:
         for swap in found.swaps:
             swap.siblings[swap.name] = swap.component
         _plain_now.discard(model)
+        forget_rows(model)
+
+
+def forget_rows(model: Bridge) -> None:
+    """After a pass that came to no end, or that the bridge's own embedding did not see: TransformerLens has noted its number of
+    rows for the learned position embedding, which would give the next pass of `original_model` as many."""
+    embedding = getattr(model, "pos_embed", None)
+    if getattr(embedding, "_current_batch_size", None) is not None:
+        vars(embedding)["_current_batch_size"] = None
 
 
 @contextmanager

@@ -92,6 +92,8 @@ def template_args(model: Bridge) -> dict[str, Any]:
 @contextmanager
 def templated(model: Bridge, arguments: Mapping[str, Any] | None) -> Iterator[None]:
     """Inside the block the chat template is rendered with these arguments besides the model's own; None changes nothing."""
+    if not isinstance(arguments, Mapping | None):
+        raise TypeError(f"template_args is {arguments!r:.60}; it must be a mapping of names to values, or None")
     known = _known.setdefault(model, _Known())
     before = known.template_args
     known.template_args = before | dict(arguments or {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import Prompt
 from ..model.bridge import Bridge
 from ..model.chat import stop_tokens
@@ -83,6 +84,7 @@ class Audit(Result):
         return "".join(pieces[:split]) + " | " + "".join(pieces[split:])
 
 
+@checked_call
 def audit(
     model: Bridge,
     prompts: Prompt | Sequence[Prompt],

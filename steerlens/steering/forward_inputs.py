@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..model.bridge import Bridge
+from ..model.plain import forget_rows
 from ..model.support import forward_parameters
 
 RECURRENT = ("cache_params", "state")
@@ -48,6 +49,8 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
         begin(_read_pass(_by_name(inner, args, kwargs)))
 
     def after(_module: Any, _args: tuple, output: Any) -> None:
+        if output is None:
+            forget_rows(model)
         end(getattr(output, "past_key_values", None), output is not None)
 
     handles = [inner.register_forward_pre_hook(before, with_kwargs=True)]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..arguments import checked_call
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
@@ -20,6 +21,7 @@ from .hooks import Edit, PerPrompt, Steer, SteerText, as_list, check_fits, edits
 from .steering_prompt import SteeringPrompt
 
 
+@checked_call
 def generate(
     model: Bridge,
     prompts: Prompt | Sequence[Prompt],

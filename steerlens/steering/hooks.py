@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..interventions import Weights, edit_tokens, stack
 from ..model.batches import Batch
 from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
@@ -110,6 +111,7 @@ def check_fits(model: Bridge, sv: SteeringVector) -> None:
         )
 
 
+@checked_call
 @contextmanager
 def steer(model: Bridge, sv: Steer, *, scale: int | float = 1.0, prompt_lengths: Sequence[int] | None = None) -> Iterator[None]:
     """Steer every forward pass of the model inside the block, through hooks on `blocks.{layer}.hook_resid_post`.
@@ -237,6 +239,7 @@ def rows_of(edit: Edit, rows: Int[Tensor, " kept"]) -> Edit:
     return edit if edit.which is None else edit._replace(which=edit.which[rows.to(edit.which.device)])
 
 
+@checked_call
 def hook(
     sv: SteeringVector,
     *,

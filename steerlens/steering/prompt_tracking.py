@@ -56,8 +56,8 @@ class PassTracker:
         if any(isinstance(n, bool) or int(n) != n for n in prompt_lengths or ()):
             raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be whole numbers of tokens")
         self._given = None if prompt_lengths is None else torch.tensor([int(n) for n in prompt_lengths])
-        if self._given is not None and bool((self._given < 1).any()):
-            raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be at least 1 each")
+        if self._given is not None and (not len(self._given) or bool((self._given < 1).any())):
+            raise ValueError(f"prompt_lengths {list(prompt_lengths or ())} must be at least 1 each, one per row")
         self._lengths: Int[Tensor, " batch"] | None = None  # of the sequences now being generated
         self._total = 0  # tokens (with padding) in the last pass and its cache
         self._cache: weakref.ref[Any] | None = None

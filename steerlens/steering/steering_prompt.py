@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..data import Prompt
+from ..data import Prompt, check_text
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class SteeringPrompt:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
             raise ValueError(f"the steering prompt is {self.text!r}; it must be a text")
+        check_text(self.text, "the steering prompt")
 
     def apply(self, prompt: Prompt) -> Prompt:
         """The prompt with the text before its instruction, which is the last message of a conversation."""

@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from ..arguments import is_number, is_whole
 from ..data import plain_prompt
 from ..files import PACKAGE
 from ..judges.base import Judge, judge_identity
@@ -25,12 +27,13 @@ from ..model.bridge import Bridge
 from ..model.identity import identity, weights_hash
 from ..reproducibility import json_digest, sha256, software_versions
 from ..run_folder import MANIFEST, ManifestError, RunFolder, changes
+from ..scores import SCORES
 from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "row_formats", "keywords", "positions", "interventions", "intervals", "scores",
-    "result", "data", "vector_file", "vector",
+    "files", "reproducibility", "tables", "row_formats", "keywords", "arguments", "positions", "interventions", "intervals",
+    "scores", "result", "data", "vector_file", "vector",
     "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
     "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
@@ -128,11 +131,19 @@ def _check_manifest(manifest: Mapping[str, Any], name: str) -> None:
     """Raise ManifestError unless there are fingerprints and planned cells, and ValueError if they are of another steerlens."""
     try:
         if manifest["schema"] != SCHEMA:
-            raise ValueError(f"{name}: manifest of schema {manifest['schema']}, this steerlens reads {SCHEMA}")
+            raise ValueError(
+                f"{name}/{MANIFEST} has the schema {manifest['schema']!r:.40}, this steerlens reads {SCHEMA}: read it with the "
+                "steerlens that wrote it, or take another directory"
+            )
         if not isinstance(manifest["fingerprints"], list):
             raise TypeError("fingerprints are no list")
-        for cell in manifest["plan"]:
-            Cell(**cell)
+        for fingerprint in manifest["fingerprints"]:
+            if not all(isinstance(fingerprint[part], dict) for part in PER_CONCEPT):
+                raise TypeError("a fingerprint without data and prompts by concept")
+        for planned in manifest["plan"]:
+            cell = Cell(**planned)
+            if not isinstance(cell.concept, str) or not is_whole(cell.seed) or not isinstance(cell.settings, dict):
+                raise TypeError(f"{planned!s:.80} is no cell")
     except (TypeError, KeyError) as error:
         raise ManifestError(f"{type(error).__name__}: {error}") from error
 
@@ -147,7 +158,20 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
     parts = {"settings": dict, "numbers": dict, "seconds": dict, "rows": list, "made_with": str}
     if not all(isinstance(record[name], kind) for name, kind in parts.items()) or "judge" not in record["seconds"]:
         return None
-    return record if all(isinstance(row, dict) and set(ROW) <= row.keys() for row in record["rows"]) else None
+    amounts = [*record["seconds"].values(), *record["numbers"].values()]
+    if not isinstance(record["error"], (str, NoneType)) or not all(map(is_number, amounts)):
+        return None
+    return record if all(map(_is_row, record["rows"])) else None
+
+
+def _is_row(row: Any) -> bool:
+    """Whether something is the record of a response: texts, a seed, and ratings of 0 to 2 or None."""
+    if not isinstance(row, dict) or not set(ROW) <= row.keys():
+        return False
+    if not all(isinstance(row[name], str) for name in ("prompt", "response")) or not is_whole(row["seed"]):
+        return False
+    rated = all(row[score] is None or (is_number(row[score]) and 0 <= row[score] <= 2) for score in SCORES)
+    return rated and isinstance(row["error"], (str, NoneType)) and isinstance(row.get("replies"), (str, NoneType))
 
 
 def _belongs(record: Mapping[str, Any], key: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ..arguments import checked_call
 from ..data import Prompt, as_data
 from ..evaluation.scoring import as_frame
 from ..intervals import mean_interval
@@ -199,6 +200,7 @@ class Sweep(Result):
             )
 
 
+@checked_call
 def sweep(
     model: Bridge | str | Callable[[], Bridge],
     datasets: Mapping[Any, Any],
@@ -374,7 +376,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _mean(values: Sequence[float | None]) -> float:
+def _mean(values: Sequence[int | float | None]) -> float:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else np.nan
 

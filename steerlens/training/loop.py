@@ -19,8 +19,9 @@ from ..data import as_data
 from ..interventions import REFT, stack
 from ..keywords import with_keywords
 from ..model.batches import Batch, EncodedExample, in_passes, pairs
-from ..model.bridge import Bridge, Hooks
+from ..model.bridge import Bridge, Hooks, check_model
 from ..model.frozen import frozen
+from ..model.tokenizer import templated
 from ..reproducibility import generator_for
 from ..steering.hooks import Edit, edit_hooks, masks_of
 from ..vector import SteeringVector
@@ -68,6 +69,8 @@ def train(
         seed: of the initial direction, the order of the examples and the sampled factors.
         progress: show a progress bar.
         callbacks: called with a `Step` after each step.
+        template_args: arguments of the chat template, besides those the model was loaded with; `provenance["template_form"]`
+            has them. What is generated with the vector takes the same.
 
     Returns:
         The vector. Its `history` has one row per step. `loss` is that of the step's batch before the update; `factor`,
@@ -139,8 +142,10 @@ def train_together(
     """Vectors for every data set at every layer, in shared passes: name -> its vectors, in the order of the layers."""
     chosen, changes = divided(settings)
     examples = {name: as_data(data) for name, data in datasets.items()}
-    runs = prepare(model, examples, layers, init=init, settings=chosen, changes=changes)
-    return _loop(model, runs, chosen.progress, chosen.callbacks)
+    check_model(model)
+    with templated(model, chosen.template_args):
+        runs = prepare(model, examples, layers, init=init, settings=chosen, changes=changes)
+        return _loop(model, runs, chosen.progress, chosen.callbacks)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------

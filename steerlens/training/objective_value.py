@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import checked_call
 from ..data import as_data
 from ..interventions import REFT
 from ..model.batches import Batch, check_batch_size, encode_data
@@ -18,6 +19,7 @@ from .logprobs import objective_logprobs, with_reference
 from .objectives import NULL, REFERENCE, Objective, needs, objective_function, row_losses
 
 
+@checked_call
 def loss(model: Bridge, sv: Steer, data: Any, objective: str | Objective = "lang", *, batch_size: int = 12) -> float:
     """Mean objective over the data with a vector on (None = unsteered, a list = together), without training.
 

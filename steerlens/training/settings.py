@@ -4,7 +4,7 @@
 function off a `TypedDict` alone (PEP 692).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
@@ -31,6 +31,7 @@ class Settings:
     seed: int = 42
     progress: bool = True
     callbacks: Sequence[Callback] = ()
+    template_args: Mapping[str, Any] | None = None
 
 
 class ConfigChanges(TypedDict, total=False):
@@ -64,6 +65,7 @@ class TrainSettings(ConfigChanges, total=False):
     seed: int
     progress: bool
     callbacks: Sequence[Callback]
+    template_args: Mapping[str, Any] | None
 
 
 class _Published:

@@ -230,6 +230,31 @@ def test_case_15_thinking_is_off_unless_asked_for(tmp_path: Path, template: str)
         assert found == [decoded(tokenizer, right)]
 
 
+def test_case_15_template_args_go_through_training_and_evaluation(tmp_path: Path) -> None:
+    tokenizer = characters(tmp_path / "t", QWEN3)
+    off = talker(tmp_path / "a", tokenizer)
+    on = talker(tmp_path / "b", tokenizer, off.hf, template_args={"enable_thinking": True})
+    before = rendered_form(off.model)
+    data, arguments = [{"prompt": "Hi", "response": "Hello"}], {"enable_thinking": True}
+    settings: dict[str, Any] = {"config": steerlens.TrainConfig(epochs=2, batch_size=1), "progress": False}
+    plain, given, loaded = (
+        steerlens.train(model, data, layer=1, template_args=chosen, **settings)
+        for model, chosen in ((off.model, None), (off.model, arguments), (on.model, None))
+    )
+    assert torch.equal(given.direction, loaded.direction) and not torch.equal(given.direction, plain.direction)
+    assert given.provenance["template_form"] == loaded.provenance["template_form"] != plain.provenance["template_form"]
+    assert given.provenance["template_form"]["template_args"] == arguments
+    many = steerlens.train_many(off.model, {"a": data}, layer=1, template_args=arguments, **settings)["a"]
+    assert torch.equal(many.direction, given.direction)
+    assert rendered_form(off.model) == before
+    judge = steerlens.ScriptedJudge(lambda *_: steerlens.Scores(1.0, 1.0, 1.0))
+    texts = [
+        steerlens.evaluate(model, vector(), "sea", ["Hi"], judge, template_args=chosen, **GREEDY).frame["response"].tolist()
+        for model, chosen in ((off.model, None), (off.model, arguments), (on.model, None))
+    ]
+    assert texts[1] == texts[2] != texts[0]
+
+
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize(
     ("text", "expected"),

@@ -1,12 +1,14 @@
 """Training data as people have them: read as their own format means them, or refused by file, row and column."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import steerlens
 from steerlens import Example, SteeringData, read_axbench
 from steerlens.data import DataError
 
@@ -284,3 +286,45 @@ def test_damaged_axbench_folders(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(DataError, match=words):
         read_axbench(tmp_path)
+
+
+# --- half characters ----------------------------------------------------------------------------------------------------
+
+HALF: dict[str, tuple[Any, str]] = {
+    "prompt": ({"prompt": "Hi \udc80"}, "the prompt"),
+    "response": ({"response": "Sea\ud800"}, "the response"),
+    "neutral": ({"neutral": "\udfff"}, "the neutral response"),
+    "message": ({"prompt": [{"role": "user", "content": "Hi \udc80"}]}, "message 0 of the prompt"),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.parametrize("kind", ["rows", "jsonl", "json"])
+def test_half_characters_are_refused_where_they_stand(name: str, kind: str, tmp_path: Path) -> None:
+    changed, words = HALF[name]
+    whole = {"prompt": "Hi", "response": "Sea", "neutral": "Hills"}
+    rows: Any = [whole, whole | changed]
+    if kind != "rows":
+        path = tmp_path / f"data.{kind}"
+        path.write_text("\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
+        rows, words = path, f"{path.name}, row 1: {words}"
+    with pytest.raises(DataError, match=f"{words} holds .* half a character"):
+        SteeringData(rows)
+
+
+def test_half_characters_elsewhere(model: Any, make_vector: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi", "response": "Sea"}]
+    judge = steerlens.ScriptedJudge([])
+    half: dict[str, Callable[[], Any]] = {
+        "the concept": lambda: SteeringData(rows, concept="\udc80"),
+        "prompt 0: the prompt": lambda: steerlens.generate(model, ["\udc80"]),
+        "concept 0": lambda: steerlens.evaluate(model, None, "\udc80", ["Hi"], judge),
+        "the steering prompt": lambda: steerlens.SteeringPrompt("\udc80"),
+    }
+    for words, call in half.items():
+        with pytest.raises(DataError, match=f"{words} holds .* half a character"):
+            call()
+    sweep = {"prompts": {"sea": ["Hi", "\udc80"]}, "out": tmp_path / "out"}
+    with pytest.raises(DataError, match="prompt 1: the prompt holds"):
+        steerlens.sweep(model, {"sea": rows}, {"layer": 1}, judge, **sweep)
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ import pytest
 from small_sweeps import same, score
 
 from steerlens import ScriptedJudge, Sweep
+from steerlens.evaluation.axbench.run_folder import begin, folder_at
 from steerlens.run_folder import RunFolder
 
 
@@ -81,3 +82,18 @@ def test_hostile_15_a_sweep_without_a_folder(out: Any, tmp_path: Path, monkeypat
     with pytest.raises(TypeError, match="out"):
         RunFolder(out, "cells")
     assert not list(tmp_path.iterdir())
+
+
+def test_hostile_17_axbench_tidies_what_was_left_long_ago(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path)
+    begin(folder, {"method": "prosv"})
+    names = (".generations.parquet.a", "concepts/.3.parquet.b", "vectors/.3.safetensors.c", "vectors/.3.json.d")
+    old = [tmp_path / name for name in names]
+    fresh = tmp_path / "concepts" / ".4.parquet.e"
+    for path in (*old, fresh):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for path in old:
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    begin(folder, {"method": "prosv"})
+    assert [path for path in (*old, fresh) if path.exists()] == [fresh]

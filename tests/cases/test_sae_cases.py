@@ -45,6 +45,26 @@ def test_case_12_other_modules_are_refused(tmp_path: Path, name: str) -> None:
         load_sae(write_sparsify(tmp_path / name), layer=3)
 
 
+@pytest.mark.parametrize(
+    "stack", ["vision_tower/encoder", "encoder", "model/vision_tower", "model.visual", "audio_tower", "mtp"]
+)
+@pytest.mark.parametrize("block", ["layers/3", "layers.3", "layers/3/best", "layers/3/mlp", "layers/3.mlp"])
+def test_case_12_other_stacks_in_folders_of_their_own(tmp_path: Path, stack: str, block: str) -> None:
+    with pytest.raises(SAEError, match=r"of '[\w.]*layers\.3[\w.]*', not of the residual stream after a block"):
+        load_sae(write_sparsify(tmp_path / stack / block), layer=3)
+
+
+@pytest.mark.parametrize("inside", [name for name in INSIDE if name != "anything"])
+@pytest.mark.parametrize("stack", BLOCKS)
+def test_case_12_path_separators_are_dots(tmp_path: Path, stack: str, inside: str) -> None:
+    folders = stack.replace(".", "/")
+    assert load_sae(write_sparsify(tmp_path / "a" / folders / "3")).layer == 3
+    assert load_sae(write_sparsify(tmp_path / "autoencoder" / folders / "3" / "best")).layer == 3
+    for name in (f"{folders}/3/{inside}", f"{folders}/3/{inside.replace('.', '/')}/best", f"{folders}/3.{inside}"):
+        with pytest.raises(SAEError, match=rf"3\.{inside}', not of the residual stream after a block"):
+            load_sae(write_sparsify(tmp_path / "b" / name), layer=3)
+
+
 def test_case_12_hook_points_of_transformer_lens() -> None:
     for name, layer in (("hook_resid_post", 3), ("hook_out", 3), ("hook_resid_pre", 2), ("hook_in", 2), ("hook_mlp_out", None)):
         assert layer_of(f"blocks.3.{name}") == layer_of(f"model.blocks.3.{name}") == layer

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...arguments import is_whole
 from ...result import html_facts
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
@@ -26,6 +27,15 @@ _MODULE = re.compile(
     r"(?:[A-Za-z_]\w*\.)*(?:embed\w*|wte|wpe|lm_head|unembed|mlp|attn|attention|self_attn|self_attention|feed_forward|ffn|norm|"
     r"ln_\w+|final_layer_norm|\w*layernorm|\w+_proj|hook_\w+|input|act_fn|experts)(?:[.](?:\w+))*"
 )
+
+
+_NUMBER = re.compile(r"\d+(?:\.[A-Za-z_].*)?")
+"""A part of a path that begins with a block's number."""
+_STACK = re.compile(
+    r"(?:(?:model|base_model|language_model|text_model|transformer|backbone|gpt_neox|decoder|(?!\w*autoencoder)\w*encoder|vision\w*|"
+    r"visual|audio\w*|\w+_tower|mtp|experts)(?:\.(?!$)|$))+"
+)
+"""Folders before that of a block which are modules that it is in."""
 
 
 class SAEError(ValueError):
@@ -50,19 +60,21 @@ def layer_of(hook_name: str) -> int | None:
 def hookpoint_in(address: str) -> str | None:
     """The module or hook point that a path names last, whatever stands before it and behind; None where it names none.
 
-    A folder of a module inside a folder of a block, as in "layers.3/mlp/", is the block's module.
+    Dots and path separators are the same: "model.layers.3.mlp", "model/layers/3/mlp" and "model.layers.3/mlp" name one module,
+    and of "vision/encoder/layers/3" the folders before the block say of which stack it is.
     """
     parts = address.strip("/").split("/")
     for start in range(len(parts) - 1, -1, -1):
-        joined, following = ".".join(parts[start : start + 2]), parts[start + 1 : start + 2]
-        split = (
-            2
-            if following and following[0].isdigit() and _HOOKPOINT.search(joined) and not _HOOKPOINT.search(parts[start])
-            else 1
-        )
-        if split == 2 or _HOOKPOINT.search(parts[start]):
-            inside = [part for part in parts[start + split :] if _MODULE.fullmatch(part)]
-            return ".".join([*parts[start : start + split], *inside])
+        split = not _HOOKPOINT.search(parts[start])
+        end = start + 1 + split
+        block = ".".join(parts[start:end])
+        if not _HOOKPOINT.search(block) or (split and not _NUMBER.fullmatch(parts[end - 1])):
+            continue
+        first = start
+        while first and _STACK.fullmatch(parts[first - 1]):
+            first -= 1
+        inside = [part for part in parts[end:] if _MODULE.fullmatch(part)]
+        return ".".join([*parts[first:start], block, *inside])
     return parts[-1] if _MODULE.fullmatch(parts[-1]) else None
 
 
@@ -110,7 +122,7 @@ class SAE:
                 store(self, name, tensor.detach().float())
         _check_tensors(self)
         _check_activation(self)
-        if self.layer is not None and (not _whole(self.layer) or self.layer < 0):
+        if self.layer is not None and (not is_whole(self.layer) or self.layer < 0):
             raise SAEError(f"layer is {self.layer!r}; it must be a block's index, counted from 0")
         read = None if self.hook_name is None else layer_of(self.hook_name)
         if self.layer is not None and self.hook_name is not None and read != self.layer:
@@ -195,14 +207,10 @@ def _check_activation(sae: SAE) -> None:
         if (value is not None) != (sae.activation == owner):
             wrong = f"needs {name}" if value is None else f"has no {name}"
             raise SAEError(f"the activation {sae.activation!r} {wrong}")
-    if sae.k is not None and not _whole(sae.k):
+    if sae.k is not None and not is_whole(sae.k):
         raise SAEError(f"k is {sae.k!r}; it must be a whole number")
     if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise SAEError(f"k is {sae.k}; there are {sae.d_sae} features")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 # --- coordinates --------------------------------------------------------------------------------------------------------

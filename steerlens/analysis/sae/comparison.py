@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...model.forward import sparse_decomposition
 from ...result import Result
 from ...vector import SteeringVector
@@ -119,6 +120,7 @@ class SAEComparison(Result):
         return f", p {'<=' if least else '='} {p:.2g} corrected for all features"
 
 
+@checked_call
 def compare_to_sae(
     sv: Vectors,
     sae: SAE,

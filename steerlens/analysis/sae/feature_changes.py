@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...data import Prompt
 from ...intervals import estimate
 from ...model.batches import Batch
 from ...model.bridge import Bridge, d_model, hook_name
 from ...model.identity import identity
+from ...model.numbers import NotFiniteError
 from ...model.tokenizer import token_strings
 from ...result import Result
 from ...steering.generation import as_prompts
@@ -94,6 +96,7 @@ def _change(row: Mapping[Hashable, Any]) -> str:
     return f"{int(row['feature'])} ({row['change']:+.3g} per token{interval}, at {row['changed']:.0%} of tokens)"
 
 
+@checked_call
 def feature_effects(
     model: Bridge,
     sv: Steer,
@@ -141,6 +144,10 @@ def feature_effects(
         edited = edited_tokens(vectors, batch) & batch.token_mask
         hidden = [_hidden(model, batch, steering, layer) for steering in (vectors, None)]
         _check_finite(hidden[0][batch.token_mask], vectors, layer)
+        if not bool(hidden[1][batch.token_mask].isfinite().all()):
+            raise NotFiniteError(
+                f"the residual stream after block {layer} is not finite without a vector: load the model in bfloat16 or float32"
+            )
         seen.append((batch, edited, hidden))
         for index, steered, plain in _rows(batch, hidden, sae):
             tally.add(steered, plain, edited[index], batch.response_mask[index], batch.token_mask[index])
@@ -196,6 +203,8 @@ def _rows(batch: Batch, hidden: Sequence[Tensor], sae: SAE) -> Iterator[tuple[in
     """(index in the batch, activations steered, activations plain) of each prompt's tokens; one prompt in memory at a time."""
     for index, length in enumerate(batch.token_mask.sum(-1).tolist()):
         steered, plain = (sae.encode(states[index, :length]).cpu() for states in hidden)
+        if not bool(steered.isfinite().all() and plain.isfinite().all()):
+            raise NotFiniteError("activations of the SAE are not finite: its weights or the residual stream are too large")
         yield index, steered, plain
 
 

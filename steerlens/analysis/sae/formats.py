@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...files import TERRARIUM_SAE
 from .autoencoder import RAW, hookpoint_in, layer_of
 from .autoencoder import SAE as SAE
@@ -32,6 +33,7 @@ _PROBES = 8
 """Random residuals on which a live object's own encoding is compared."""
 
 
+@checked_call
 def load_sae(
     source: Any,
     *,

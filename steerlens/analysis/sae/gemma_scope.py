@@ -1,7 +1,9 @@
 """Reading Gemma Scope (`params.npz`) and Gemma Scope 2 (`params.safetensors`): what they are of stands in their paths."""
 
 import json
+import math
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor
 from .autoencoder import RAW, SAEError, layer_of
 
 GEMMA_SCOPE, GEMMA_SCOPE_2, GEMMA_SETTINGS = "params.npz", "params.safetensors", "config.json"
+LARGEST_UNPACKED, MOST_EXPANSION = 2**26, 20
+"""Bytes that any archive may unpack to, and how many times its own size a larger one may."""
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
 _GEMMA_REPO = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
 _GEMMA_REPO_2 = re.compile(r"gemma-scope-2-(270m|1b|4b|12b|27b)-(pt|it)(?=[/@]|$|--)")
@@ -53,8 +57,11 @@ def read_gemma_scope(path: Path) -> dict[str, Any]:
     if "/embedding/" in address:
         raise SAEError(f"{path}: of the embedding, not of the residual stream after a block")
     try:
+        _check_archive(path)
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             tensors = _capitals({name: torch.from_numpy(file[name]) for name in file.files})
+    except SAEError:
+        raise
     except Exception as error:  # not its words: numpy's advise to unpickle
         raise SAEError(f"{path}: not an intact {GEMMA_SCOPE} ({type(error).__name__})") from error
     expect(tensors, (*TENSORS, "threshold"), (), str(path))
@@ -69,6 +76,35 @@ def read_gemma_scope(path: Path) -> dict[str, Any]:
         "normalisation": "none",
         "neuronpedia_id": _gemma_page(address, model, int(layer[1])) if layer and model else None,
     }
+
+
+def _check_archive(path: Path) -> None:
+    """Look at the sizes that an archive and the headers of its arrays state, before anything is unpacked.
+
+    Raises:
+        SAEError: an array that an autoencoder has not, one of another size than its header says, or an archive that unpacks to
+            more than `LARGEST_UNPACKED` and `MOST_EXPANSION` times its own size.
+    """
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            total += entry.file_size
+            name = entry.filename.removesuffix(".npy")
+            if {"w_enc": "W_enc", "w_dec": "W_dec"}.get(name, name) not in (*TENSORS, "threshold"):
+                raise SAEError(f"{path}: holds {entry.filename!r:.60}, which no Gemma Scope autoencoder has")
+            with archive.open(entry) as content:
+                version = np.lib.format.read_magic(content)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(content)
+                needed = content.tell() + math.prod(shape) * kind.itemsize
+            if not kind.hasobject and entry.file_size != needed:  # objects are refused when they are read
+                raise SAEError(f"{path}: {name} unpacks to {entry.file_size} bytes, {needed} by its header")
+    size = path.stat().st_size
+    if total > max(LARGEST_UNPACKED, MOST_EXPANSION * size):
+        raise SAEError(
+            f"{path}: {size} bytes that unpack to {total}; weights expand less than {MOST_EXPANSION} times: if they are right, "
+            "save them with np.savez, which packs nothing"
+        )
 
 
 def _gemma_page(address: str, model: str, layer: int) -> str | None:

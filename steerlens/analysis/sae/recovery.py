@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...arguments import checked_call
 from ...data import Prompt
 from ...intervals import Estimate, estimate
 from ...interventions import REFT
@@ -87,6 +88,7 @@ def _share(row: Any, name: str) -> str:
     return f"{row[name]:.0%}" + ("" if math.isnan(low) else f" (95 % interval {low:.0%} to {high:.0%})")
 
 
+@checked_call
 def effect_recovery(
     model: Bridge,
     sv: SteeringVector,
@@ -211,7 +213,9 @@ def _measure(
         for fit in fits:
             replaced = _replaced(sv, fit)
             found = plain if replaced is None else _predictions(model, batch, replaced)
-            kl.append(_by_prompt(divergence(steered, found).clamp(min=0), rows, n))
+            distance = divergence(steered, found)
+            check_finite(distance, [sv if replaced is None else replaced])
+            kl.append(_by_prompt(distance.clamp(min=0), rows, n))
             loss.append(_by_prompt(_loss(found, targets), rows, n))
         own = (torch.ones_like(plain_kl), plain_kl.clamp(min=0), _loss(plain, targets), _loss(steered, targets))
         of_fits = [np.array(sums).reshape(len(fits), n) for sums in (kl, loss)]

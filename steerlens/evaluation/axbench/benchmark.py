@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from ...arguments import checked_call
 from ...judges.base import Judge, check_judge, judge_identity
 from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model
@@ -32,6 +33,7 @@ METHOD = "prosv"
 """Of a run that names none."""
 
 
+@checked_call
 def axbench(
     model: Bridge,
     data: str | Path | Mapping[Any, Any],

@@ -10,13 +10,15 @@ How files are written and a manifest is read stands in `steerlens.run_folder`.
 
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ...arguments import is_number, is_whole
 from ...reproducibility import json_digest
 from ...run_folder import MANIFEST, ManifestError, RunFolder, changes
 from ...scores import SCORES
@@ -106,11 +108,37 @@ def load_concept(folder: RunFolder, number: int, expected: str | None) -> pd.Dat
         raise ValueError(f"{path} is not intact ({type(error).__name__}: {error}): {_remedy(folder, number)}") from error
     if expected is not None and frame.attrs.get(FINGERPRINT) != expected:
         raise ValueError(f"{path} was made from other data, prompts or vectors for concept {number}: give another folder")
-    ids = set(frame.get("concept_id", [])) if {*SCORES, "prompt", "response", "vector_file"} <= set(frame) else set()
-    if ids != {number}:
-        raise ValueError(f"{path} does not hold rows of concept {number}: {_remedy(folder, number)}")
+    if wrong := _wrong(frame, number):
+        raise ValueError(f"{path} does not hold rows of concept {number}: {wrong}; {_remedy(folder, number)}")
     frame.attrs = {}
     return frame
+
+
+def _is_text_or_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or isinstance(value, str) or (isinstance(value, float) and math.isnan(value))
+
+
+_COLUMNS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("concept", "prompt", "response"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("genre", "error", "vector_file"), _is_text_or_missing),
+    **dict.fromkeys(("concept_id", "instruction", "seed"), is_whole),
+    **dict.fromkeys(SCORES, lambda value: is_number(value) and not (value < 0 or value > 2)),  # NaN is unscored
+}
+"""Column of a concept's rows -> what each of its values must be."""
+
+
+def _wrong(frame: pd.DataFrame, number: int) -> str | None:
+    """Why a table is not that of a concept's rows, or None."""
+    if missing := [name for name in _COLUMNS if name not in frame]:
+        return f"it lacks {', '.join(missing)}"
+    if frame.empty:
+        return "it has no rows"
+    for name, is_right in _COLUMNS.items():
+        for row, value in enumerate(frame[name]):
+            if not is_right(value):
+                return f"row {row}: {name} is {value!r:.40}"
+    others = set(frame["concept_id"]) - {number}
+    return f"it has rows of concept {min(others)}" if others else None
 
 
 def save_concept(folder: RunFolder, number: int, frame: pd.DataFrame, expected: str) -> None:
@@ -153,6 +181,8 @@ def load_steering(folder: RunFolder, number: int, rows: pd.DataFrame) -> Steerin
     name = rows["vector_file"].iloc[0]
     if pd.isna(name):
         return None
+    if name not in (f"vectors/{number}.json", f"vectors/{number}.safetensors"):
+        raise ValueError(f"{folder.path_of(_rows_file(number))} names {name!r:.60} as what steered: {_remedy(folder, number)}")
     described = folder.path_of(name)
     try:
         with folder.local(name) as path:
@@ -161,7 +191,7 @@ def load_steering(folder: RunFolder, number: int, rows: pd.DataFrame) -> Steerin
             return SteeringVector.load(path)
     except FileNotFoundError as error:
         raise ValueError(f"{described} is not there any more: {_remedy(folder, number)}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{described} is not intact ({error}): {_remedy(folder, number)}") from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ...arguments import checked_call
 from ...model.batches import check_batch_size
 from ...model.bridge import Bridge, check_model
 from ...model.tokenizer import has_template
@@ -69,6 +70,7 @@ class HarnessScores(Result):
         return plot_harness(self.frame, self.summary())
 
 
+@checked_call
 def harness_scores(
     model: Bridge,
     sv: SteerText,
@@ -113,6 +115,8 @@ def harness_scores(
     check_batch_size(batch_size)
     if max_gen_toks < 1:
         raise ValueError(f"max_gen_toks is {max_gen_toks}; it must be at least 1")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1, or None for all documents")
     if isinstance(sv, PerPrompt):
         as_list(sv)  # raises, and says why
     listed = [sv] if isinstance(sv, (SteeringVector, SteeringPrompt)) else list(sv or ())
