@@ -19,19 +19,23 @@ random weights is saved, loaded with `load_model`, and compared with plain Huggi
 without a cache: greedy text and the logits behind it (unsteered, `p2+s2`, `s1`, `prompt`, `response`, `all`; as a left-padded
 batch, alone, without a cache), log-probabilities of given responses, and two steps of training. After a slash: a variant.
 
-| architecture | status | why |
-| --- | --- | --- |
+How passes run (`steerlens.explain_speed`): plain = the Hugging Face modules themselves; in pieces = plain, and training computes
+what lies below the edited block once and unembeds only what predicts a response; hooked = through TransformerLens's hook
+points. Sampled text, losses and trained vectors of the first two equal those of the third.
+
+| architecture | status | passes | why |
+| --- | --- | --- | --- |
 """
 
 
 def row(family: Family, found: Outcome | None) -> str:
     """One line of the table; None = no model is built."""
     if found is None:
-        return f"| {family.name} | not built | {family.reason} |"
+        return f"| {family.name} | not built |  | {family.reason} |"
     known = EXPECTED.get(family.name)
     reasons = [found.detail, known.cause if known else ""]
     why = "<br>".join(reason for reason in reasons if reason)
-    return f"| {family.name} | {found.status} | {why.replace('|', ' ')} |"
+    return f"| {family.name} | {found.status} | {found.passes} | {why.replace('|', ' ')} |"
 
 
 def main() -> None:

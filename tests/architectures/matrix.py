@@ -16,6 +16,8 @@ from tiny import WIDTH, save_tokenizer
 from torch import Tensor
 
 import steerlens
+from steerlens.model.halves import why_whole
+from steerlens.model.plain import why_hooked
 from steerlens.model.support import UnsupportedModelError
 
 NEW = 4
@@ -36,6 +38,8 @@ class Outcome(NamedTuple):
     """right, refused (every failure is steerlens's own, by name), differs (numbers or text), or raises."""
     detail: str
     """What differs, and what raises with which message."""
+    passes: str = ""
+    """How its passes run: in pieces (training, plain), plain, or hooked."""
 
 
 class Difference(Exception):
@@ -143,6 +147,32 @@ class Case:
         if not moved < 10 * CLOSE:  # Adam blows up rounding in coordinates whose gradient is near zero
             raise Difference(f"direction's change by {moved:.0e}")
 
+    def passes(self) -> str:
+        """How its passes run, once they have all been tried."""
+        if why_hooked(self.model) is not None:
+            return "hooked"
+        return "plain" if why_whole(self.model, 1) is not None else "in pieces"
+
+    def check_paths(self) -> None:
+        """What plain passes give, hooked ones give too: texts, losses, what training ends with."""
+        (sv,) = self.vectors("p2+s2")
+        training = {"layer": 1, "config": TRAINING, "init": sv.replace(factor=0.5), "progress": False}
+
+        def run() -> tuple[Any, ...]:
+            drawn = steerlens.generate(self.model, PROMPTS, sv, seed=1, max_new_tokens=NEW)
+            trained = steerlens.train(self.model, self.data, **training)
+            return drawn, steerlens.loss(self.model, sv, self.data), trained.factor, trained.direction
+
+        drawn, loss, factor, direction = run()
+        with self.model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: None)]):
+            right = run()
+        if drawn != right[0]:
+            raise Difference(f"plain text {drawn}, hooked text {right[0]}")
+        compare(loss, right[1])
+        compare(factor, right[2])
+        if not relative(direction, right[3]) < CLOSE:
+            raise Difference(f"the direction trained in plain passes by {relative(direction, right[3]):.0e}")
+
     def checks(self) -> dict[str, Callable[[], None]]:
         """All comparisons, by name."""
         listed: dict[str, Callable[[], None]] = {}
@@ -155,6 +185,7 @@ class Case:
                 listed[f"uncached {name}"] = lambda p=positions: self.check_greedy(p, use_cache=False)
         listed["alone and uncached p2+s2"] = lambda: self.check_greedy("p2+s2", batch_size=1, use_cache=False)
         listed["training p2+s2"] = lambda: self.check_training("p2+s2")
+        listed["plain and hooked"] = self.check_paths
         return listed
 
 
@@ -197,14 +228,15 @@ def split_by_row(passes: Sequence[Tensor], lengths: Sequence[int]) -> list[list[
     return [listed[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
-def failures(family: Family, folder: Path) -> tuple[dict[str, Exception], list[str]]:
-    """What went wrong, by check, and the names of all checks; "load" is the only one where the model cannot be loaded."""
+def failures(family: Family, folder: Path) -> tuple[dict[str, Exception], list[str], str]:
+    """What went wrong, by check, and the names of all checks; "load" is the only one where the model cannot be loaded; and
+    how passes run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             case = Case(family, folder)
         except Exception as error:
-            return {"load": error}, ["load"]
+            return {"load": error}, ["load"], ""
         failed: dict[str, Exception] = {}
         checks = case.checks()
         for name, check in checks.items():
@@ -212,14 +244,14 @@ def failures(family: Family, folder: Path) -> tuple[dict[str, Exception], list[s
                 check()
             except Exception as error:
                 failed[name] = error
-    return failed, list(checks)
+    return failed, list(checks), "" if failed else case.passes()
 
 
 def outcome(family: Family, folder: Path) -> Outcome:
     """The status of one architecture."""
-    failed, names = failures(family, folder)
+    failed, names, passes = failures(family, folder)
     if not failed:
-        return Outcome("right", "")
+        return Outcome("right", "", passes)
     if all(isinstance(error, UnsupportedModelError) for error in failed.values()):
         message = str(next(iter(failed.values()))).replace(str(folder), "the model")
         return Outcome("refused", f"{in_short(list(failed), names)}: {message}".removeprefix("all: "))
