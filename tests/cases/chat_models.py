@@ -94,14 +94,22 @@ class PlainOracle(Oracle):
         self.blocks = blocks
 
 
-def characters(folder: Path, template: str | None, *, eos: str = "<eos>", bos_first: bool = True, **config: Any) -> Any:
-    """A tokenizer of characters and the special tokens of all templates, as it lies on disk.
+def characters(
+    folder: Path,
+    template: str | None,
+    *,
+    eos: str = "<eos>",
+    bos_first: bool = True,
+    merges: Sequence[tuple[str, str]] = (),
+    **config: Any,
+) -> Any:
+    """A tokenizer of characters, merged pairs of them, and the special tokens of all templates, as it lies on disk.
 
     `<think>` and `</think>` are added tokens that are not special, as Qwen's.
     """
-    names = [*BASE, *TURNS, *CHARACTERS]
+    names = [*BASE, *TURNS, *CHARACTERS, *map("".join, merges)]
     vocabulary = {token: index for index, token in enumerate(names)}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges), unk_token="<unk>"))
     inner.decoder = decoders.Fuse()
     if bos_first:
         inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
