@@ -180,11 +180,11 @@ def test_case_05_greedy_texts_are_lm_evals_own(both: Callable[[str], Both], name
         contexts = [own.apply_chat_template(talk) for talk in talks]
         assert contexts == [model.apply_chat_template(talk) for talk in talks]
     ends = ["<|im_end|>"] if chat else []  # here a turn's end ends a text, there only if the generation config says so
-    whole = own.generate_until([asked(text, {"until": [*ends], "max_gen_toks": 12}) for text in contexts])
-    assert model.generate_until([asked(text, {"until": [*ends], "max_gen_toks": 12}) for text in contexts]) == whole
+    whole = own.generate_until([asked(text, {"until": [*ends], "max_gen_toks": 8}) for text in contexts])
+    assert model.generate_until([asked(text, {"until": [*ends], "max_gen_toks": 8}) for text in contexts]) == whole
     stops = sorted({text[3:5] for text in whole if len(text) > 4} | {text[1:2] for text in whole if len(text) > 4})[:3]
     assert stops, "no text is long enough to be cut"
-    settings = {"until": [*stops, *ends], "max_gen_toks": 9, "do_sample": False, "temperature": 0.0}
+    settings = {"until": [*stops, *ends], "max_gen_toks": 6, "do_sample": False, "temperature": 0.0}
     cut = own.generate_until([asked(text, copy.deepcopy(settings)) for text in contexts])
     assert model.generate_until([asked(text, copy.deepcopy(settings)) for text in contexts]) == cut
     assert any(len(short) < len(text) for short, text in zip(cut, whole, strict=True))
