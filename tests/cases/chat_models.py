@@ -116,7 +116,7 @@ def characters(
     return _saved(inner, folder, template, eos, config)
 
 
-def pieces(folder: Path, template: str | None) -> Any:
+def pieces(folder: Path, template: str | None, *, eos: str = "<eos>", bos_first: bool = True, **config: Any) -> Any:
     """A SentencePiece vocabulary of Llama 2's kind: a space is put before each text, "▁Hello" and "Hello" are two words."""
     names = [*BASE, *TURNS, "▁", *[c for c in CHARACTERS if c != " "]]
     merges: list[tuple[str, str]] = []
@@ -128,8 +128,9 @@ def pieces(folder: Path, template: str | None) -> Any:
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
-    return _saved(inner, folder, template, "<eos>", {})
+    if bos_first:
+        inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
+    return _saved(inner, folder, template, eos, config)
 
 
 def _saved(inner: Tokenizer, folder: Path, template: str | None, eos: str, config: Mapping[str, Any]) -> Any:
