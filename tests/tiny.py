@@ -67,10 +67,9 @@ def save_tokenizer(folder: Path, *, bos: str | None = "<bos>", pad: str = "<pad>
     return AutoTokenizer.from_pretrained(folder)
 
 
-def make_hf(architecture: str) -> Any:
-    """A Hugging Face model whose weights are large enough for varied greedy text."""
+def make_hf(architecture: str, size: int = len(SPECIAL) + len(CHARACTERS)) -> Any:
+    """A Hugging Face model of so many tokens, whose weights are large enough for varied greedy text."""
     torch.manual_seed(ARCHITECTURES.index(architecture))
-    size = len(SPECIAL) + len(CHARACTERS)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     common = {
         "vocab_size": size,

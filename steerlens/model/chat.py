@@ -154,13 +154,13 @@ def encode_with_responses(
     if not alone:
         raise ValueError("the prompt is empty")
     together = [_encode(model, text + response, templated) for response in responses]
-    cut = min((_agreement(alone, ids) for ids in together), default=len(alone))
+    cut = min((agreement(alone, ids) for ids in together), default=len(alone))
     end = turn_end(model) if append_eos else None
     answers = [ids[cut:] if end is None else [*ids[cut:], end] for ids in together]
     return Encoded(alone[:cut], [answer[:max_tokens] for answer in answers])
 
 
-def _agreement(prompt: Sequence[int], whole: Sequence[int]) -> int:
+def agreement(prompt: Sequence[int], whole: Sequence[int]) -> int:
     """How many tokens of a prompt a longer text begins with."""
     return next(
         (index for index, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))

@@ -66,7 +66,7 @@ def load_model(
     check_architecture(config, str(name_or_path))
     tokenizer = given if given is not None else _tokenizer(source, boot)
     if source.gguf_file is not None:
-        boot["hf_model"] = _from_gguf(source, kind, boot)
+        boot["hf_model"] = _from_gguf(source, config, kind, boot)
     model = _boot(source, kind, tokenizer, boot)
     if str(name_or_path) != source.path:
         model.cfg.model_name = str(name_or_path)
@@ -199,11 +199,12 @@ def _check_gguf(boot: Mapping[str, Any]) -> None:
         raise ValueError(f"{refused[0]} does not go with a GGUF file: leave it out, or convert the model to the usual format")
 
 
-def _from_gguf(source: Source, dtype: torch.dtype, boot: Mapping[str, Any]) -> Any:
+def _from_gguf(source: Source, config: Any, dtype: torch.dtype, boot: Mapping[str, Any]) -> Any:
     """The model with its weights dequantised, as a plain one."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file, dtype=dtype, **_where(boot))
+    files = {"gguf_file": source.gguf_file, "config": config}  # reading the configuration again takes seconds
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **files, **_where(boot))
     vars(model.config).pop("quantization_config", None)  # they are plain weights now
     model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
     if boot.get("device") is not None:

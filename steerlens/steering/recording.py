@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data import Prompt
@@ -115,11 +115,15 @@ def batches(model: Bridge, examples: Sequence[EncodedExample], batch_size: int) 
 
 def response_logits(model: Bridge, batch: Batch, sv: Steer) -> Float[Tensor, "token d_vocab"]:
     """Logits, float32, where the response's tokens of all rows are predicted, row after row; only those are computed."""
-    lengths = batch.prompt_lengths
-    first = int(lengths.min())  # the shortest prompt's last token predicts at position first - 1
+    return logits_at(model, batch, sv, torch.nn.functional.pad(batch.response_mask[:, 1:], (0, 1)))
+
+
+def logits_at(model: Bridge, batch: Batch, sv: Steer, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "token d_vocab"]:
+    """Logits, float32, at the tokens of a mask, row after row; from its first column on they are computed."""
+    first = int(mask.any(0).nonzero()[0, 0])
     with steered(model, batch, sv):
-        logits = forward(model, batch.padded, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
-    return logits[batch.response_mask[:, first:]].float()
+        logits = forward(model, batch.padded, keep=batch.tokens.shape[1] - first)
+    return logits[mask[:, first:]].float()
 
 
 def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:

@@ -94,21 +94,29 @@ class PlainOracle(Oracle):
         self.blocks = blocks
 
 
-def characters(folder: Path, template: str | None, *, eos: str = "<eos>", bos_first: bool = True, **config: Any) -> Any:
-    """A tokenizer of characters and the special tokens of all templates, as it lies on disk.
+def characters(
+    folder: Path,
+    template: str | None,
+    *,
+    eos: str = "<eos>",
+    bos_first: bool = True,
+    merges: Sequence[tuple[str, str]] = (),
+    **config: Any,
+) -> Any:
+    """A tokenizer of characters, merged pairs of them, and the special tokens of all templates, as it lies on disk.
 
     `<think>` and `</think>` are added tokens that are not special, as Qwen's.
     """
-    names = [*BASE, *TURNS, *CHARACTERS]
+    names = [*BASE, *TURNS, *CHARACTERS, *map("".join, merges)]
     vocabulary = {token: index for index, token in enumerate(names)}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges), unk_token="<unk>"))
     inner.decoder = decoders.Fuse()
     if bos_first:
         inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
     return _saved(inner, folder, template, eos, config)
 
 
-def pieces(folder: Path, template: str | None) -> Any:
+def pieces(folder: Path, template: str | None, *, eos: str = "<eos>", bos_first: bool = True, **config: Any) -> Any:
     """A SentencePiece vocabulary of Llama 2's kind: a space is put before each text, "▁Hello" and "Hello" are two words."""
     names = [*BASE, *TURNS, "▁", *[c for c in CHARACTERS if c != " "]]
     merges: list[tuple[str, str]] = []
@@ -120,8 +128,9 @@ def pieces(folder: Path, template: str | None) -> Any:
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
-    return _saved(inner, folder, template, "<eos>", {})
+    if bos_first:
+        inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])])
+    return _saved(inner, folder, template, eos, config)
 
 
 def _saved(inner: Tokenizer, folder: Path, template: str | None, eos: str, config: Mapping[str, Any]) -> Any:

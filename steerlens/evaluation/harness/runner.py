@@ -1,5 +1,6 @@
 """What lm-evaluation-harness asks of a model, answered by steerlens's own passes."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,22 +9,25 @@ import torch
 
 from ...model.batches import EncodedExample, check_context, collate
 from ...model.bridge import Bridge, context_length, model_name
-from ...model.chat import decode_response, render, stop_tokens
+from ...model.chat import agreement, decode_response, render, stop_tokens
 from ...model.frozen import frozen
 from ...model.numbers import NotFiniteError, not_numbers
 from ...model.tokenizer import tokenizer_of
+from ...positions import token_index
 from ...reproducibility import row_seeds
 from ...steering.decoding import decode
 from ...steering.generation import with_steering_prompts
 from ...steering.hooks import edits_for_all
-from ...steering.recording import response_logits
+from ...steering.recording import logits_at
 from ...steering.steering_prompt import SteeringPrompt
 from ...vector import SteeringVector
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-KNOWN_GENERATION = frozenset({"until", "do_sample", "temperature", "max_gen_toks"})
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names of the length limit, of which the harness takes the first that is given."""
+KNOWN_GENERATION = frozenset({"until", "do_sample", "temperature", *LENGTHS})
 NEUTRAL_GENERATION: Mapping[str, Any] = {"top_p": 1.0, "top_k": 0, "num_beams": 1, "repetition_penalty": 1.0}
 """Settings of generation that are taken only at values that do nothing."""
 
@@ -35,6 +39,22 @@ class Scored(NamedTuple):
     """Summed over its tokens, in nats."""
     greedy: bool
     """Whether each of its tokens is the most likely one."""
+
+
+class Pair(NamedTuple):
+    """What a likelihood is taken of, as the harness encodes it, and which of it is the prompt."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    """The scored tokens. The last one is not fed."""
+    n_prompt: int
+    """Tokens of the prompt that is generated from; they may reach into the continuation."""
+
+    @property
+    def fed(self) -> EncodedExample:
+        """Prompt and response as the model sees them."""
+        ids = self.context + self.continuation[:-1]
+        return EncodedExample(ids[: self.n_prompt], ids[self.n_prompt :])
 
 
 class Runner(NamedTuple):
@@ -74,24 +94,35 @@ class Runner(NamedTuple):
         begun = text.startswith(tokenizer.decode(self.prefix))
         return list(tokenizer.encode(text, **({"add_special_tokens": False} if begun else {})))
 
-    def pair(self, context: str, continuation: str) -> EncodedExample:
-        """Prompt and response of a likelihood, encoded together and cut where the context's tokens end, as the harness does.
+    def pair(self, context: str, continuation: str) -> Pair:
+        """Context and continuation, encoded together and cut where the context's tokens end, as the harness does.
 
-        The harness takes white space at the end of every context for the continuation's, also the line break that ends a
-        template's generation header. Here that is the prompt's, whose edited tokens are those of `generate`, so that all
-        choices of a question miss the log-likelihood of the same token.
+        The harness scores white space at the end of a context with the continuation, also the line break that ends a
+        template's generation header. For the edits that stays the prompt's, whose tokens are those that `generate_until` has,
+        as far as both have the same ones (a tokenizer may have one token for the line break and what follows).
         """
         if not context:
-            ids = tokenizer_of(self.model)(continuation, add_special_tokens=False)["input_ids"]
-            return self._checked([self.prefix], ids[1:] if ids[:1] == [self.prefix] else ids)
-        bare = context if self.chat else context.rstrip()  # a space belongs to the word after it
-        prompt, whole = self.encode(bare), self.encode(bare + context[len(bare) :] + continuation)
-        return self._checked(prompt, whole[len(prompt) :])
+            ids = tuple(tokenizer_of(self.model)(continuation, add_special_tokens=False)["input_ids"])
+            return self._checked(Pair((self.prefix,), ids[1:] if ids[:1] == (self.prefix,) else ids, 1))
+        bare, whole = self.encode(context.rstrip()), self.encode(context + continuation)
+        ids = [*bare, *whole[len(bare) :]]
+        return self._checked(Pair(tuple(bare), tuple(ids[len(bare) :]), agreement(self.encode(context), ids)))
 
-    def _checked(self, prompt: Sequence[int], response: Sequence[int]) -> EncodedExample:
-        if not prompt or not response:
-            raise ValueError(f"{model_name(self.model)}: a {'response' if prompt else 'context'} of the task has no token")
-        return EncodedExample(tuple(prompt), tuple(response))
+    def windows(self, text: str) -> list[Pair]:
+        """A whole text in windows as long as the context, as the harness cuts it; what comes first follows the prefix."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        limit = {"max_seq_len": context_length(self.model), "context_len": 1}
+        windows = map(make_disjoint_window, get_rolling_token_windows(self.encode(text), self.prefix, **limit))
+        return [Pair(tuple(before), tuple(after), len(before)) for before, after in windows]
+
+    def _checked(self, pair: Pair) -> Pair:
+        n_response = len(pair.context) + len(pair.continuation) - pair.n_prompt
+        if not pair.context or not pair.continuation or n_response < 1:
+            raise ValueError(
+                f"{model_name(self.model)}: a {'response' if pair.context else 'context'} of the task has no token"
+            )
+        return pair
 
     @property
     def prefix(self) -> int:
@@ -99,51 +130,58 @@ class Runner(NamedTuple):
         tokenizer = tokenizer_of(self.model)
         return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
-    def check_length(self, row: EncodedExample, new: int = 0) -> None:
-        beginning = f"a row of {row.length} tokens{f' with {new} new ones' if new else ''} exceeds"
+    def check_length(self, n_tokens: int, new: int = 0) -> None:
+        beginning = f"a row of {n_tokens} tokens{f' with {new} new ones' if new else ''} exceeds"
         remedy = "use fewer few-shot examples, a smaller max_gen_toks, or another task"
-        check_context(self.model, row.length + new, beginning, remedy)
+        check_context(self.model, n_tokens + new, beginning, remedy)
 
-    def score(self, rows: Sequence[EncodedExample]) -> Iterator[tuple[int, Scored]]:
-        """(index, likelihood) of each row, long prompts first, so that a batch wastes little."""
+    def score(self, rows: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
+        """(index, likelihood) of each row, long contexts first, so that a batch wastes little."""
         for row in rows:
-            self.check_length(row)
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].prompt))
+            self.check_length(row.fed.length)
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].context))
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
             yield from zip(indices, self._scored([rows[index] for index in indices]), strict=True)
 
-    def _scored(self, rows: Sequence[EncodedExample]) -> list[Scored]:
-        batch = collate(self.model, rows)
+    def _scored(self, rows: Sequence[Pair]) -> list[Scored]:
+        batch = collate(self.model, [row.fed for row in rows])
+        starts = torch.tensor([len(row.context) - 1 for row in rows], device=batch.tokens.device)
         with torch.no_grad(), frozen(self.model):
-            logits = response_logits(self.model, batch, self.vectors)
+            logits = logits_at(self.model, batch, self.vectors, token_index(batch.token_mask) >= starts[:, None])
         if bool(not_numbers(logits).any()):
             raise NotFiniteError(
                 f"{model_name(self.model)} gives logits that are not numbers: lower the factor, or load the model in "
                 "bfloat16 or float32"
             )
-        targets = batch.tokens[batch.response_mask]
+        targets = torch.tensor([token for row in rows for token in row.continuation], device=logits.device)
         chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0].double()
         best = logits.argmax(-1) == targets
-        ends = torch.tensor([0, *(len(row.response) for row in rows)]).cumsum(0).tolist()
+        ends = torch.tensor([0, *(len(row.continuation) for row in rows)]).cumsum(0).tolist()
         spans = [slice(first, last) for first, last in pairwise(ends)]
         return [Scored(float(chosen[span].sum()), bool(best[span].all())) for span in spans]
 
-    def generate(self, rows: Sequence[Sequence[int]], seeds: Sequence[int], new: int, temperature: float) -> list[str]:
-        """Responses of one batch."""
+    def generate(self, rows: Sequence[Sequence[int]], seeds: Sequence[int], new: int, temperature: float) -> list[list[int]]:
+        """Token ids of the responses of one batch."""
         for row in rows:
-            self.check_length(EncodedExample(tuple(row), ()), new)
+            self.check_length(len(row), new)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        ids = decode(
-            self.model,
-            rows,
-            edits_for_all(self.vectors),
-            generators,
-            new,
-            temperature,
-            stops=stop_tokens(self.model, chat=self.chat),
-        )
-        return [decode_response(self.model, response, self.chat) for response in ids]
+        edits, stops = edits_for_all(self.vectors), stop_tokens(self.model, chat=self.chat)
+        return decode(self.model, rows, edits, generators, new, temperature, stops=stops)
+
+    def text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+        """A response up to the first stop string, which special tokens may spell, too ("<|im_end|>")."""
+        tokenizer = tokenizer_of(self.model)
+
+        def spelt(n_tokens: int, stop: str, special: bool = True) -> bool:
+            return stop in str(tokenizer.decode(list(ids[:n_tokens]), skip_special_tokens=not special))
+
+        end = len(ids)
+        for stop in stops:
+            found = bisect_left(range(len(ids) + 1), True, key=lambda n_tokens, stop=stop: spelt(n_tokens, stop))
+            if found < end and not spelt(found, stop, special=False):
+                end = found
+        return cut(decode_response(self.model, ids[:end], self.chat), stops)
 
 
 class Wanted(NamedTuple):
@@ -165,8 +203,10 @@ def wanted(settings: Mapping[str, Any], max_gen_toks: int) -> Wanted:
             raise ValueError(f"the task asks for generation with {name}={value!r}, which is not supported")
     until = settings.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
-    temperature = float(settings.get("temperature", 1.0) or 0.0) if settings.get("do_sample") else 0.0
-    return Wanted(int(settings.get("max_gen_toks", max_gen_toks)), temperature, tuple(stop for stop in stops if stop))
+    given, samples = settings.get("temperature"), settings.get("do_sample")
+    temperature = float((1.0 if samples else 0.0) if given is None else given)
+    new = next((settings[name] for name in LENGTHS if settings.get(name) is not None), max_gen_toks)
+    return Wanted(int(new), 0.0 if samples is False else temperature, tuple(stop for stop in stops if stop))
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
@@ -180,17 +220,11 @@ def _rolling(runner: Runner, text: str) -> float:
     Raises:
         ValueError: what steers edits some tokens of a prompt.
     """
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
     if runner.prompts or any(vector.positions != "all" for vector in runner.vectors):
         raise ValueError(
             "this task takes the perplexity of whole texts, which have no prompt: steer it with positions='all', or not"
         )
-    tokens = tokenizer_of(runner.model)(text, add_special_tokens=False)["input_ids"]
-    limit = {"max_seq_len": context_length(runner.model) - 1, "context_len": 1}
-    windows = map(make_disjoint_window, get_rolling_token_windows(tokens, runner.prefix, **limit))
-    rows = [EncodedExample(tuple(before), tuple(after)) for before, after in windows]
-    return sum(scored.logprob for _, scored in runner.score(rows))
+    return sum((scored.logprob for _, scored in runner.score(runner.windows(text))), 0.0)
 
 
 def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted], seed: int, progress: bool) -> list[str]:
@@ -207,8 +241,8 @@ def _generated(runner: Runner, contexts: Sequence[str], asked: Sequence[Wanted],
         for start in tqdm(starts, desc="generate_until", disable=not progress):
             part = indices[start : start + runner.batch_size]
             made = runner.generate([rows[i] for i in part], [seeds[i] for i in part], new, temperature)
-            for index, text in zip(part, made, strict=True):
-                texts[index] = cut(text, asked[index].stops)
+            for index, ids in zip(part, made, strict=True):
+                texts[index] = runner.text(ids, asked[index].stops)
     return texts
 
 

@@ -100,8 +100,11 @@ def harness_scores(
         seed: of the few-shot examples and of sampling, for tasks that sample.
 
     Returns:
-        Likelihoods are those of the response's tokens after the whole prompt. In chat mode the response is encoded on its
-        own, as it is generated; without a template context and response are encoded together, as the harness does.
+        Unsteered, the scores of lm-evaluation-harness's own `hf` model. Context and response are encoded together, and white
+        space at the context's end, such as the line break of a template's generation header, is scored with the response.
+        What a vector takes for the prompt is the whole context all the same, as in generation; where both together have other
+        tokens (one for the line break and what follows), it is what they share. `hf` goes on after a template's end of a turn
+        that its generation config does not name, and keeps a model's reasoning, unlike here.
 
     Raises:
         ImportError: lm-eval is not installed.

@@ -70,12 +70,15 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[list[int]]:
     return [prompt for prompt, _ in rows_of(model, data)]
 
 
-def likelihood(bench: Bench, prompt: list[int], response: list[int], vectors: Sequence[Any]) -> tuple[float, bool]:
+def likelihood(
+    bench: Bench, prompt: list[int], response: list[int], vectors: Sequence[Any], before: int = 0
+) -> tuple[float, bool]:
+    """Of the response and of so many tokens before it, which are the prompt's for the vectors."""
+    ids, first = [*prompt, *response], len(prompt) - before
     with torch.no_grad():
-        logits = bench.oracle.logits([*prompt, *response], len(prompt), vectors).double()
-    indices = range(len(prompt) - 1, len(prompt) + len(response) - 1)
-    logprobs = [float(logits[index].log_softmax(-1)[token]) for index, token in zip(indices, response, strict=True)]
-    return sum(logprobs), all(int(logits[index].argmax()) == token for index, token in zip(indices, response, strict=True))
+        logits = bench.oracle.logits(ids, len(prompt), vectors).double()
+    logprobs = [float(logits[index - 1].log_softmax(-1)[ids[index]]) for index in range(first, len(ids))]
+    return sum(logprobs), all(int(logits[index - 1].argmax()) == ids[index] for index in range(first, len(ids)))
 
 
 def answers(scores: HarnessScores) -> list[list[tuple[float, bool]]]:
@@ -98,11 +101,12 @@ def test_choices_are_scored_as_by_the_naive_loop(
     for (_, choices, answer), prompt, got in zip(QUESTIONS, prompts, answers(scores), strict=True):
         space = "" if chat else " "  # the harness leaves it out after a generation header
         ids = [tokenizer(f"{space}{choice}", add_special_tokens=False)["input_ids"] for choice in choices]
-        expected = [likelihood(bench, prompt, response, [sv]) for response in ids]
+        # the harness scores the line break after the generation header with the choice
+        expected = [likelihood(bench, prompt, response, [sv], before=int(chat)) for response in ids]
         assert [logprob for logprob, _ in got] == pytest.approx([logprob for logprob, _ in expected], rel=1e-4)
         assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
-        plain = [likelihood(bench, prompt, response, [])[0] for response in ids]
-        assert abs(plain[0] - expected[0][0]) > 0.01, "the vector does nothing, so the comparison proves nothing"
+        plain, steered = (likelihood(bench, prompt, ids[0], vectors)[0] for vectors in ([], [sv]))
+        assert abs(plain - steered) > 0.01, "the vector does nothing, so the comparison proves nothing"
         right += max(range(len(ids)), key=lambda choice: expected[choice][0]) == answer
     assert scores.value("tiny_multiple_choice", "acc") == pytest.approx(right / len(QUESTIONS))
     row = scores.frame.iloc[0]
@@ -137,6 +141,14 @@ def test_stop_strings_cut_and_the_metric_sees_the_cut_text(model: Any, files: Pa
     assert cut("abcabc", ["ca", "bc"]) == "a" and cut("abc", []) == "abc" and cut("abc", ["x"]) == "abc"
 
 
+def test_special_tokens_spell_stop_strings(gemma: Bench) -> None:
+    runner = Runner(gemma.model, [], [], False, 1)
+    ids = gemma.model.tokenizer("Hi<end_of_turn>\nyou<start_of_turn>", add_special_tokens=False)["input_ids"]
+    assert runner.text(ids, []) == "Hi\nyou"
+    assert runner.text(ids, ["<end_of_turn>"]) == "Hi" and runner.text(ids, ["y", "turn>"]) == "Hi"
+    assert runner.text(ids, ["<start_of_turn>"]) == "Hi\nyou" and runner.text(ids, ["<start_of_turn>", "y"]) == "Hi\n"
+
+
 def test_few_shot_examples_are_turns_and_belong_to_the_prompt(
     gemma: Bench, make_vector: Callable[..., Any], files: Path
 ) -> None:
@@ -149,7 +161,7 @@ def test_few_shot_examples_are_turns_and_belong_to_the_prompt(
     for (question, choices, _), got in zip(QUESTIONS[:2], answers(scores), strict=True):
         whole = text + f"<start_of_turn>user\n{question}<end_of_turn>\n<start_of_turn>model\n"
         prompt, *ids = (gemma.model.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (whole, *choices))
-        expected = [likelihood(gemma, prompt, response, [sv])[0] for response in ids]
+        expected = [likelihood(gemma, prompt, response, [sv], before=1)[0] for response in ids]
         assert [logprob for logprob, _ in got] == pytest.approx(expected, rel=1e-4)
     assert scores.frame["num_fewshot"].iloc[0] == 2
     fixed = harness_scores(gemma.model, sv, {**config, "num_fewshot": 0}, num_fewshot=2, limit=2)
@@ -161,7 +173,7 @@ def test_a_steering_prompt_stands_before_the_question(gemma: Bench, files: Path)
     scores = harness_scores(gemma.model, asked, task(files, "multiple_choice"), limit=1)
     (prompt,) = prompt_ids(gemma.model, [str(asked.apply(QUESTIONS[0][0]))])
     ids = [gemma.model.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in QUESTIONS[0][1]]
-    expected = [likelihood(gemma, prompt, response, [])[0] for response in ids]
+    expected = [likelihood(gemma, prompt, response, [], before=1)[0] for response in ids]
     assert [logprob for logprob, _ in answers(scores)[0]] == pytest.approx(expected, rel=1e-4)
 
 
@@ -187,7 +199,9 @@ def test_perplexity_of_whole_texts(gemma: Bench, make_vector: Callable[..., Any]
     value = harness_scores(gemma.model, sv, config).value("tiny_loglikelihood_rolling")
     texts = [q for q, _, _ in QUESTIONS]
     total = sum(
-        likelihood(gemma, [1], gemma.model.tokenizer(text, add_special_tokens=False)["input_ids"], [sv])[0] for text in texts
+        # the harness puts BOS before a text that begins with its own, and scores that one, too
+        likelihood(gemma, [1], [1, *gemma.model.tokenizer(text, add_special_tokens=False)["input_ids"]], [sv])[0]
+        for text in texts
     )
     n_bytes = sum(len(text.encode()) for text in texts)
     assert value == pytest.approx(-total / n_bytes / torch.log(torch.tensor(2.0)).item(), rel=1e-4)
@@ -231,6 +245,10 @@ def test_refused(model: Any, make_vector: Callable[..., Any], files: Path) -> No
         harness_scores(model, None, {"group": "some", "task": [task(files, "multiple_choice")]})
     assert wanted({"until": "x", "temperature": 0.0, "top_p": 1.0}, 64) == (64, 0.0, ("x",))
     assert wanted({"do_sample": True, "temperature": 0.5}, 64).temperature == 0.5
+    assert wanted({"temperature": 0.5, "max_new_tokens": 9}, 64) == (9, 0.5, ()), (
+        "the harness samples where a temperature is given"
+    )
+    assert wanted({"do_sample": False, "temperature": 0.5, "max_gen_toks": 9, "max_tokens": 8}, 64) == (9, 0.0, ())
 
 
 def test_a_description_without_a_place_in_the_template(gemma: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
