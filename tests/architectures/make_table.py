@@ -19,9 +19,9 @@ random weights is saved, loaded with `load_model`, and compared with plain Huggi
 without a cache: greedy text and the logits behind it (unsteered, `p2+s2`, `s1`, `prompt`, `response`, `all`; as a left-padded
 batch, alone, without a cache), log-probabilities of given responses, and two steps of training. After a slash: a variant.
 
-How passes run (`steerlens.explain_speed`): plain = the Hugging Face modules themselves; in pieces = plain, and training computes
-what lies below the edited block once and unembeds only what predicts a response; hooked = through TransformerLens's hook
-points. Sampled text, losses and trained vectors of the first two equal those of the third.
+How passes run (`steerlens.explain_speed`): plain = the Hugging Face modules themselves; in pieces = plain, and training
+computes what lies below the edited block once and unembeds only what predicts a response; hooked = through TransformerLens's
+hook points. Sampled text, losses and trained vectors of the first two equal those of the third.
 
 | architecture | status | passes | why |
 | --- | --- | --- | --- |
