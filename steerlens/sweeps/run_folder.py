@@ -35,10 +35,12 @@ DECIDING = (
     "files", "reproducibility", "tables", "row_formats", "keywords", "arguments", "positions", "interventions", "intervals",
     "scores", "result", "data", "vector_file", "vector",
     "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
-    "model.forward", "model.batches",
-    "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.generation",
-    "training.scaling", "training.objectives", "training.logprobs", "training.callbacks", "training.parameters",
-    "training.settings", "training.setup", "training.loop", "judges.base", "evaluation.scoring", "sweeps.cell",
+    "model.frozen", "model.plain", "model.halves", "model.memory", "model.forward", "model.batches",
+    "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.decoding",
+    "steering.generation",
+    "training.scaling", "training.objectives", "training.lower_half", "training.logprobs", "training.callbacks",
+    "training.parameters", "training.settings", "training.setup", "training.loop", "judges.base", "evaluation.scoring",
+    "sweeps.cell",
 )  # fmt: skip
 """The modules whose code decides what a cell's numbers are, beside the judge's."""
 ASKING = ("judges.rubrics", "judges.llm_base")

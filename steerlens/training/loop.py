@@ -21,6 +21,7 @@ from ..keywords import with_keywords
 from ..model.batches import Batch, EncodedExample, in_passes, pairs
 from ..model.bridge import Bridge, Hooks, check_model
 from ..model.frozen import frozen
+from ..model.memory import pass_tokens
 from ..model.tokenizer import templated
 from ..reproducibility import generator_for
 from ..steering.hooks import Edit, edit_hooks, masks_of
@@ -33,9 +34,6 @@ from .objectives import needs, row_losses
 from .parameters import Row, Site
 from .settings import KEYWORDS, TrainSettings, divided
 from .setup import Init, Run, prepare
-
-PASS_TOKENS = 2048
-"""Tokens, padding counted, in one forward and backward pass: it bounds memory; the sums over passes are exact."""
 
 
 class TrainingError(RuntimeError):
@@ -188,7 +186,8 @@ def _loop(
 def _lower_half(model: Bridge, runs: Sequence[Run]) -> LowerHalf | None:
     """What lies below the lowest edited layer, of every row that will be trained on."""
     rows = pairs([example for run in runs for example in run.examples])
-    return lower_half(model, rows, min(runs[0].shared.layers), PASS_TOKENS)
+    layer = min(runs[0].shared.layers)
+    return lower_half(model, rows, layer, pass_tokens(model, layer))
 
 
 def _call_back(callbacks: Sequence[Callback], name: str, run: Run, site: Site, row: Row) -> None:
@@ -218,7 +217,7 @@ def backward(
     for part in range(config.accumulate):
         part_rows = slice(part * config.batch_size, (part + 1) * config.batch_size)
         rows = [(index, example) for index, batch in enumerate(batches) for example in batch[part_rows]]
-        for alike in _by_length(rows):
+        for alike in _by_length(rows, pass_tokens(model, min(runs[0].shared.layers))):
             totals += _backward_pass(model, runs, alike, lower)
     for run, weight in zip(runs, totals[1].tolist(), strict=True):
         for parameter, _ in (pair for site in run.sites for pair in site.trained()):
@@ -227,9 +226,10 @@ def backward(
     return (totals[0] / totals[1]).tolist()
 
 
-def _by_length(rows: Sequence[tuple[int, EncodedExample]]) -> Iterator[list[tuple[int, EncodedExample]]]:
-    """Rows of like length together, so that little of a pass is padding, and no pass grows with the number of vectors."""
-    return in_passes(sorted(rows, key=lambda row: row[1].length), PASS_TOKENS, lambda row: row[1].length)
+def _by_length(rows: Sequence[tuple[int, EncodedExample]], most: int) -> Iterator[list[tuple[int, EncodedExample]]]:
+    """Rows of like length together, so that little of a pass is padding. A pass has at most so many tokens, however
+    many vectors there are, which bounds memory; the sums over passes are exact."""
+    return in_passes(sorted(rows, key=lambda row: row[1].length), most, lambda row: row[1].length)
 
 
 def _backward_pass(

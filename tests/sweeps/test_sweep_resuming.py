@@ -264,7 +264,7 @@ def test_comments_do_not_count_as_code(tmp_path: Path, monkeypatch: Any) -> None
     before, text = hashed(), target.read_text()
     target.write_text("# a comment\n" + text.replace('"""Adam on every vector', '"""SGD on every vector'))
     assert hashed() == before
-    target.write_text(text.replace("PASS_TOKENS = 2048", "PASS_TOKENS = 2049"))
+    target.write_text(text.replace("is not finite", "is odd").replace("step < run.n_steps", "step <= run.n_steps"))
     assert hashed() != before
 
 
