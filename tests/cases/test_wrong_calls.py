@@ -90,6 +90,11 @@ ARGUMENTS: dict[str, set[str]] = {
 RIGHT: dict[str, set[str]] = {
     "generate(seed)": {"[7]"},
     "evaluate(seed)": {"[7]"},
+    **{
+        f"{name}(batch_size)": {"None"}
+        for name in ("generate", "evaluate", "axbench", "select_factor", "select_factors", "suppression")
+    },
+    "explain_speed(layer)": {"None"},
     "from_direction(concept)": {"None"},
     "SteeringData(concept)": {"None"},
     "sae_direction(feature)": {"99"},
@@ -148,6 +153,7 @@ def _making(model: Any, data: Any, sv: Any) -> Calls:
         "collect": (s.collect, {"model": model, "data": ["Hi"], "layers": [1], "batch_size": 2}),
         "loss": (s.loss, {"model": model, "sv": sv, "data": data, "batch_size": 2}),
         "load_model": (s.load_model, {"name_or_path": "terrarium", "dtype": None, "gguf_file": None, "template_args": None}),
+        "explain_speed": (s.explain_speed, {"model": model, "layer": 1}),
         "load_sae": (s.load_sae, {"source": "terrarium"}),
         "forbid": (s.forbid, {"concept": "sea", "instruction": "Hi"}),
         "read_axbench": (s.read_axbench, {"directory": "folder"}),
