@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .judges.rubrics import Rubric as Rubric
     from .model.activations import Activations as Activations
     from .model.activations import collect as collect
+    from .model.frozen import SteeringError as SteeringError
     from .model.loading import load_model as load_model
     from .model.speed import explain_speed as explain_speed
     from .scores import Scores as Scores
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
     from .steering.hooks import PerPrompt as PerPrompt
     from .steering.hooks import hook as hook
     from .steering.hooks import steer as steer
-    from .steering.prompt_tracking import SteeringError as SteeringError
     from .steering.steering_prompt import SteeringPrompt as SteeringPrompt
     from .sweeps.runner import Sweep as Sweep
     from .sweeps.runner import sweep as sweep
@@ -150,7 +150,7 @@ _HOME = {
     "PerPrompt": "steering.hooks",
     "hook": "steering.hooks",
     "steer": "steering.hooks",
-    "SteeringError": "steering.prompt_tracking",
+    "SteeringError": "model.frozen",
     "SteeringPrompt": "steering.steering_prompt",
     "Sweep": "sweeps.runner",
     "sweep": "sweeps.runner",

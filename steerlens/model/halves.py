@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .bridge import Bridge, device, hook_name, n_layers
-from .frozen import exclusive, frozen
+from .frozen import exclusive, frozen, owned
 from .plain import Structure, hooked, probe_edit, relative, rounding, structure, why_hooked
 from .support import forward_parameters
 
@@ -35,12 +35,13 @@ class _Reached(Exception):
 
 def why_whole(model: Bridge, layer: int) -> str | None:
     """The reason why a pass cannot be taken to pieces at this layer, or None."""
-    if (reason := why_hooked(model)) is not None:
-        return reason
-    known = _tried.setdefault(structure(model), {})
-    if layer not in known:
-        known[layer] = _try(model, layer)
-    return known[layer]
+    with exclusive(model):
+        if (reason := why_hooked(model)) is not None:
+            return reason
+        known = _tried.setdefault(structure(model), {})
+        if layer not in known:
+            known[layer] = _try(model, layer)
+        return known[layer]
 
 
 def residual_after(
@@ -82,7 +83,7 @@ def final_states(
         kept.append(output[0])
 
     with exclusive(model), hooked(model, []):
-        handle = model.original_model.base_model.register_forward_hook(keep)
+        handle = model.original_model.base_model.register_forward_hook(owned(keep))
         try:
             model(tokens, attention_mask=mask, use_cache=False, logits_to_keep=1)
         finally:
@@ -151,7 +152,7 @@ def _hand_on(given: Tensor | None, length: int, *args: Any, **kwargs: Any) -> An
 @contextmanager
 def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Another forward for a module."""
-    object.__setattr__(module, "forward", forward)
+    object.__setattr__(module, "forward", owned(forward))
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .bridge import Bridge, Hooks, device, hook_name, n_layers
-from .frozen import frozen
+from .frozen import frozen, owned
 from .support import keeps_cache
 
 BRIDGE = "transformer_lens.model_bridge"
@@ -144,7 +144,7 @@ def hooked(model: Bridge, hooks: Hooks, *, plainly: bool = True) -> Iterator[boo
         with _on_blocks(found, hooks), _in_place(model, found):
             yield True
     else:
-        with model.hooks(fwd_hooks=list(hooks)):
+        with model.hooks(fwd_hooks=[(name, owned(function)) for name, function in hooks]):
             yield False
 
 
@@ -183,7 +183,7 @@ def _on_blocks(found: Structure, hooks: Hooks) -> Iterator[None]:
     layers = {hook_name(layer): layer for layer in range(len(found.blocks))}
     with ExitStack() as stack:
         for name, function in hooks:
-            handle = found.blocks[layers[name]].register_forward_hook(_on_output(function))
+            handle = found.blocks[layers[name]].register_forward_hook(owned(_on_output(function)))
             stack.callback(handle.remove)
         yield
 
@@ -264,7 +264,8 @@ def _comparison(model: Bridge, found: Structure) -> Comparison:
     if known is not None:
         return known
     inner = model.original_model
-    if inner._forward_hooks or inner._forward_pre_hooks:  # they would see the comparison's own passes
+    watching = [*inner._forward_hooks.values(), *inner._forward_pre_hooks.values()]
+    if any(_module_of(hook) != owned.__module__ for hook in watching):  # they would see the comparison's own passes
         return Comparison("passes are watched, so that plain and hooked ones cannot be compared now", 0.0)
     known = _comparisons[model] = _compare(model, found)
     return known
@@ -316,8 +317,9 @@ def relative(ours: Tensor, right: Tensor) -> float:
 
 
 def difference(model: Bridge) -> float:
-    """Between plain and hooked passes in the first comparison, relative to the largest logit."""
-    return _comparison(model, structure(model)).difference
+    """Between plain and hooked passes in the first comparison, relative to the largest logit; 0 where there was none."""
+    known = _comparisons.get(model)
+    return 0.0 if known is None else known.difference
 
 
 def rounding(model: Bridge) -> float:

@@ -1,6 +1,7 @@
 """Which way steerlens's own passes take through a model, said in words."""
 
 from .bridge import Bridge, check_layer, check_model, n_layers
+from .frozen import exclusive
 from .halves import why_whole
 from .plain import difference, why_hooked
 
@@ -28,11 +29,11 @@ def explain_speed(model: Bridge, layer: int | None = None) -> str:
     check_model(model)
     layer = n_layers(model) // 2 if layer is None else layer
     check_layer(model, layer)
-    if (reason := why_hooked(model)) is not None:
+    with exclusive(model):
+        reason, apart, whole = why_hooked(model), difference(model), why_whole(model, layer)
+    if reason is not None:
         return f"all passes go through TransformerLens's hook points: {reason}"
-    apart = difference(model)
     equal = "to the last bit" if apart == 0 else f"to rounding (largest relative difference {apart:.0e})"
-    whole = why_whole(model, layer)
     pieces = "what lies below is computed once; only what predicts a response is unembedded"
     return (
         f"generation, evaluation: plain passes, equal to those through TransformerLens's hook points {equal}\n"

@@ -1,16 +1,19 @@
 """What each forward pass of a model is given: tokens, padding, cache, and the generation that it belongs to."""
 
+import gc
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..model.bridge import Bridge
+from ..model.frozen import running
 from ..model.plain import forget_rows
 from ..model.support import forward_parameters
 
@@ -31,6 +34,8 @@ class PassInput(NamedTuple):
     tokens: Int[Tensor, "batch length"] | None
     """None where embeddings were given instead."""
     cache: Any
+    embeddings: Float[Tensor, "batch length d_model"] | None = None
+    """What was given instead of tokens."""
 
 
 @contextmanager
@@ -43,12 +48,14 @@ def watch_passes(model: Bridge, begin: Callable[[PassInput], None], end: Callabl
         ValueError: the attention mask has a form from which padding cannot be read.
     """
 
-    inner = model.original_model
+    inner, owner = model.original_model, running()
 
     def before(_module: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
         begin(_read_pass(_by_name(inner, args, kwargs)))
 
     def after(_module: Any, _args: tuple, output: Any) -> None:
+        if running() != owner:  # a pass of another thread that had begun before, or was refused
+            return
         if output is None:
             forget_rows(model)
         end(getattr(output, "past_key_values", None), output is not None)
@@ -92,7 +99,7 @@ def _read_pass(kwargs: Mapping[str, Any]) -> PassInput:
                 f"= ({batch}, {past + length})"
             )
         mask = mask.bool()
-    return PassInput(batch, length, past, mask, tokens, cache)
+    return PassInput(batch, length, past, mask, tokens, cache, given if tokens is None else None)
 
 
 def enclosing_generation(model: Bridge) -> FrameType | None:
@@ -113,6 +120,13 @@ def enclosing_generation(model: Bridge) -> FrameType | None:
             outermost = frame  # keep going: bridge.hf_generate calls the model's own generate
         frame = frame.f_back
     return outermost
+
+
+def unfinished(generation: FrameType | None) -> bool:
+    """Whether a generation is a stream that somebody still holds and has not read to its end."""
+    if generation is None or not generation.f_code.co_flags & inspect.CO_GENERATOR:
+        return False
+    return any(type(found) is GeneratorType and found.gi_frame is generation for found in gc.get_objects())
 
 
 def chunked(generation: Any) -> bool:

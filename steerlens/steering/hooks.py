@@ -125,14 +125,16 @@ def steer(model: Bridge, sv: Steer, *, scale: int | float = 1.0, prompt_lengths:
 
     Raises:
         ValueError: a vector does not fit the model, before anything runs.
-        SteeringError: inside the block, when a pass continues a cache of unknown origin.
+        SteeringError: inside the block, when a pass continues a cache of unknown origin; at its end, when a stream that was
+            begun inside is not read to its end.
     """
     vectors = as_list(sv)
     for vector in vectors:
         check_fits(model, vector)
     edits = edits_for_all([vector.scaled(scale) for vector in vectors])
-    with apply_edits(model, edits, prompt_lengths, plainly=False):
+    with apply_edits(model, edits, prompt_lengths, plainly=False) as tracker:
         yield
+    tracker.check_finished()
 
 
 @contextmanager
@@ -143,8 +145,8 @@ def apply_edits(
     record: Recorder | None = None,
     *,
     plainly: bool = True,
-) -> Iterator[None]:
-    """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes.
+) -> Iterator[PassTracker]:
+    """What `steer`, `generate` and `audit` share: hooks on the edited layers and a watch on the passes; yields the tracker.
 
     Args:
         plainly: take plain passes where the rule allows, which is for passes that nobody but steerlens sees.
@@ -167,7 +169,7 @@ def apply_edits(
 
     watched = [(name, _noting(name, function, ran)) for name, function in hooks]
     with hooked(model, watched, plainly=plainly), watch_passes(model, tracker.begin, end):
-        yield
+        yield tracker
 
 
 def _noting(name: str, function: HookFunction, ran: set[str]) -> HookFunction:

@@ -4,8 +4,8 @@ The rule. In order:
 
 1. steerlens's own running pass says how long each prompt is, or the caller of `steer` does (`prompt_lengths`).
 2. A pass with nothing cached begins new sequences: all its real tokens are prompt. But it goes on with the sequences before it
-   if it is one token longer and in the same call of `generate`; outside of one, a pass that begins with all tokens of the
-   pass before it is refused, since it may be a loop without a cache or another prompt.
+   if it is one token longer and in the same call of `generate`; outside of one, a pass with a row that begins with all tokens
+   of a row before it is refused, since it may be a loop without a cache or another prompt (`steering/seen_rows.py`).
 3. A pass with a cache decodes, if the cache is the one the last pass left, of the same rows and length, in the same call, and
    the pass adds one token. Everything else is refused: pieces of a prompt, a cache from elsewhere, several tokens at once.
 4. A pass in another thread or task than that of its `steer` block is refused.
@@ -14,8 +14,6 @@ The class of the cache does not matter, as long as it tells how many tokens it h
 refused when it is first asked to generate with it (`model/support.py`).
 """
 
-import asyncio
-import threading
 import weakref
 from collections.abc import Sequence
 from types import FrameType
@@ -27,21 +25,10 @@ from torch import Tensor
 
 from ..model.bridge import Bridge, model_name
 from ..model.forward import announced_lengths
+from ..model.frozen import SteeringError, running
 from ..positions import PositionFunction, edits_response, position_mask, prompt_tokens, token_index
-from .forward_inputs import PassInput, chunked, enclosing_generation, padding_without_mask
-
-
-class SteeringError(RuntimeError):
-    """It cannot be told which tokens to edit, so nothing is generated that might be wrong."""
-
-
-def running() -> tuple[int, int | None]:
-    """The thread and, in an event loop, the task that is running now."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop
-        task = None
-    return threading.get_ident(), None if task is None else id(task)
+from .forward_inputs import PassInput, chunked, enclosing_generation, padding_without_mask, unfinished
+from .seen_rows import SeenRows, rows_of_pass
 
 
 class PassTracker:
@@ -62,7 +49,7 @@ class PassTracker:
         self._total = 0  # tokens (with padding) in the last pass and its cache
         self._cache: weakref.ref[Any] | None = None
         self._generation: FrameType | None = None  # frame of the generate call that the sequences belong to
-        self._tokens: Tensor | None = None  # of the last pass that began with nothing cached
+        self._seen = SeenRows()  # of passes that began with nothing cached, outside generations
         self._owner = running()
         self._masks: dict[Any, Bool[Tensor, "batch length"]] = {}
         self.current: PassInput | None = None
@@ -102,6 +89,14 @@ class PassTracker:
         self.current = None
         if cache is not None:
             self._cache = weakref.ref(cache)
+
+    def check_finished(self) -> None:
+        """Raise SteeringError at the end of a block in which a stream was begun that is still being read."""
+        if unfinished(self._generation):
+            raise SteeringError(
+                "a stream begun in this steering block is not read to its end, and the rest of it would not be steered: "
+                "read it inside the block, or close() it"
+            )
 
     def edited(self, positions: str | PositionFunction) -> Bool[Tensor, "batch length"] | None:
         """Mask of the pass's tokens that these positions edit; None = certainly none of them.
@@ -148,21 +143,17 @@ class PassTracker:
         if chunked(generation):
             raise SteeringError("prefill_chunk_size feeds the prompt in pieces, so its end cannot be told: leave it out")
         goes_on = generation is not None and generation is self._generation and given.length == self._total + 1
-        if generation is None and self._generation is None and self._begins_with_the_last(given):
-            raise SteeringError(
-                "this pass begins with all tokens of the pass before it: it may be the next step of a loop or another prompt; "
-                "pass prompt_lengths to steer, or open a block for each"
-            )
-        self._generation, self._tokens = generation, given.tokens
+        if generation is None:
+            rows = rows_of_pass(given, tokens)
+            if self._seen.goes_on(rows):
+                raise SteeringError(
+                    "a row of this pass begins with all tokens of a row before it, as the next step of a loop does: it "
+                    "cannot be told from another prompt; pass prompt_lengths to steer, or open a block for each"
+                )
+            self._seen.add(rows)
+        self._generation = generation
         if not (goes_on and self._lengths is not None and len(self._lengths) == given.batch):
             self._lengths = tokens.sum(-1).to("cpu")
-
-    def _begins_with_the_last(self, given: PassInput) -> bool:
-        """Whether each row is a row of the last uncached pass with more tokens behind."""
-        last, now = self._tokens, given.tokens
-        if last is None or now is None or last.shape[0] != now.shape[0] or last.shape[1] >= now.shape[1]:
-            return False
-        return bool((now[:, : last.shape[1]].to(last.device) == last).all())
 
     def _check_continuation(self, given: PassInput) -> None:
         """Tokens after a cache: the next decoding step of the sequences that were begun here, or refused."""

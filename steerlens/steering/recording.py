@@ -1,7 +1,7 @@
 """The same tokens with and without steering: what every analysis of a vector's effects looks at."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
-from ..model.bridge import Bridge, model_name
+from ..model.bridge import Bridge, Hooks, model_name
 from ..model.chat import encode_with_responses, stop_tokens
 from ..model.forward import announced, forward, reading_hooks
 from ..model.frozen import exclusive, frozen
@@ -87,19 +87,20 @@ def record(model: Bridge, batch: Batch, sv: Steer, names: Sequence[str] = ()) ->
 
     hooks = reading_hooks(names, keep)
     # hooks run in the order of their adding: what is kept is what steering has left
-    with torch.no_grad(), frozen(model), steered(model, batch, sv, plainly=why_hooked(model, hooks) is None):
+    with torch.no_grad(), frozen(model), steered(model, batch, sv, hooks):
         logits = forward(model, batch.padded, hooks)
     return Recording(logits.float(), values)
 
 
 @contextmanager
-def steered(model: Bridge, batch: Batch, sv: Steer, *, plainly: bool = True) -> Iterator[None]:
-    """Passes over a batch whose prompts are known, steered, and seen by nobody but steerlens."""
+def steered(model: Bridge, batch: Batch, sv: Steer, reading: Hooks = ()) -> Iterator[None]:
+    """Passes over a batch whose prompts are known, steered, and seen by nobody but steerlens, which also puts on `reading`."""
     vectors = as_list(sv)
     for vector in vectors:
         check_fits(model, vector)
     edits = edits_for_all(vectors)
-    with exclusive(model), announced(model, batch.prompt_lengths), apply_edits(model, edits, plainly=plainly):
+    with exclusive(model), announced(model, batch.prompt_lengths), ExitStack() as stack:
+        stack.enter_context(apply_edits(model, edits, plainly=why_hooked(model, reading) is None))
         yield
 
 

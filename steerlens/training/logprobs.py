@@ -39,9 +39,8 @@ def response_logprobs(model: Bridge, batch: Batch, hooks: Hooks = (), residual: 
     """
     first = int(batch.prompt_lengths.min())  # the shortest prompt's last token predicts at position first - 1
     targets, mask = batch.tokens[:, first:], batch.response_mask[:, first:]
-    in_pieces = why_hooked(model, hooks) is None and why_whole(model, residual.layer if residual else 0) is None
-    with announced(model, batch.prompt_lengths):
-        if in_pieces:
+    with exclusive(model), announced(model, batch.prompt_lengths):
+        if why_hooked(model, hooks) is None and why_whole(model, residual.layer if residual else 0) is None:
             chosen = _in_pieces(model, batch, hooks, residual, mask, targets)
         else:
             logits = forward(model, batch.padded, hooks, keep=batch.tokens.shape[1] - first + 1)[:, :-1]
@@ -56,7 +55,7 @@ def _in_pieces(
     """log p of the response tokens of all rows; mask and targets begin where the shortest prompt ends."""
     tokens, present = batch.padded
     upper = from_residual(model, *residual) if residual else nullcontext()
-    with exclusive(model), hooked(model, hooks):
+    with hooked(model, hooks):
         with upper:
             states = final_states(model, tokens, present)
         return token_logprobs(model, states[:, -mask.shape[1] - 1 : -1][mask], targets[mask])

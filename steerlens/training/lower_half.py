@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..model.batches import EncodedExample, collate, in_passes
 from ..model.bridge import Bridge, d_model, device
+from ..model.frozen import exclusive
 from ..model.halves import residual_after, why_whole
 from ..model.memory import SHARE, free_memory
 from ..model.plain import Structure, structure
@@ -54,7 +55,7 @@ def lower_half(model: Bridge, rows: Iterable[EncodedExample], layer: int, pass_t
     unique = sorted({EncodedExample(row.prompt, row.response) for row in rows}, key=lambda row: row.length)
     n_tokens = sum(row.length for row in unique)
     table, starts, end = _room(model, n_tokens), {}, 0
-    with torch.no_grad():
+    with exclusive(model), torch.no_grad():
         for part in in_passes(unique, pass_tokens, lambda row: row.length):
             batch = collate(model, part)
             values = residual_after(model, batch.tokens, batch.token_mask.long(), layer)

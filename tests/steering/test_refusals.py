@@ -111,7 +111,7 @@ def test_a_loop_without_a_cache_is_refused(bench: Bench, make_vector: Callable[.
     sv = make_vector(positions="p2+s2")
     with steerlens.steer(bench.model, sv):
         bench.model(tokens(IDS[:5]))
-        with pytest.raises(SteeringError, match=r"begins with all tokens of the pass before it.*prompt_lengths"):
+        with pytest.raises(SteeringError, match=r"begins with all tokens of a row before it.*prompt_lengths"):
             bench.model(tokens(IDS[: 5 + more]))
     for n in (5, 5 + more):
         with steerlens.steer(bench.model, sv):

@@ -88,3 +88,34 @@ def test_a_mask_given_by_position_is_seen(gemma: Bench, make_vector: Callable[..
             by_name = inner(input_ids=tokens, attention_mask=mask).logits
     assert torch.equal(by_position, by_name)
     torch.testing.assert_close(by_position[0, 3:], gemma.oracle.logits(TOKENS[0].tolist(), 10, [sv]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["loss", "train", "generate", "record"])
+def test_raw_passes_beside_steerlenss_own_are_right_or_refused(benches: Any, make_vector: Any, data: Any, kind: str) -> None:
+    """A thread that knows nothing of steerlens, beside one in which steerlens works: nobody gets the other's numbers."""
+    model, sv = benches("llama").model, make_vector(positions="all")
+    config = steerlens.TrainConfig(epochs=1, batch_size=5)
+    works: dict[str, Callable[[], Any]] = {
+        "loss": lambda: steerlens.loss(model, sv, data),
+        "train": lambda: steerlens.train(model, data, layer=1, config=config, progress=False).factor,
+        "generate": lambda: steerlens.generate(model, PROMPTS, sv, temperature=0, max_new_tokens=4),
+        "record": lambda: steerlens.mean_kl(model, sv, PROMPTS[:2], max_new_tokens=2),
+    }
+    tokens = torch.arange(20, 40)[None]
+    right, expected = model.original_model(tokens).logits.detach(), works[kind]()
+    results: list[Any] = []
+    worker = threading.Thread(target=lambda: results.extend(works[kind]() for _ in range(4)))
+    worker.start()
+    answered = 0
+    while worker.is_alive():
+        try:
+            with torch.no_grad():
+                logits = model.original_model(tokens).logits
+        except steerlens.SteeringError as error:
+            assert "another thread" in str(error)
+            continue
+        torch.testing.assert_close(logits, right, rtol=1e-4, atol=1e-4)
+        answered += 1
+    worker.join()
+    assert results == [expected] * 4
+    torch.testing.assert_close(model.original_model(tokens).logits.detach(), right)
