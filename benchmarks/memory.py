@@ -12,6 +12,7 @@ layer counts. The sides must give the same loss.
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import platform
 import resource
@@ -81,6 +82,7 @@ def extra(shape: Shape, device: str, n: int | None, threads: int) -> Found:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
     step = naive(shape, device) if n is None else steerlens(shape, device, n)
     if device == "cuda":
+        gc.collect()  # of models before this one
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before, loss = torch.cuda.memory_allocated(), step()
