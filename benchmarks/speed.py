@@ -1,201 +1,264 @@
-"""Time of one training step and of generation, against plain Hugging Face code doing the same; prints ratios.
+"""Times of training, generation and evaluation against the same by hand: ratios, medians and spread.
 
-    python benchmarks/speed.py [--repeats 5] [--threads 2]
+    python benchmarks/speed.py                                  # on the CPU, minutes
+    python benchmarks/speed.py --device cuda --shape gemma2b    # on a GPU
+    python benchmarks/speed.py --only step,generation --repeats 3 --out results.json
 
-The model has the Gemma 2 architecture with random weights (d_model 512, 13 layers, vocabulary 32,000; steered at layer 5).
-A step is a batch of 12 rows of 120 tokens; generation is 12 prompts of 20 tokens with 40 new tokens each. The two sides
-take turns and the ratio is that of their medians. There are three plain sides, all a frozen model with one PyTorch forward
-hook: the oracle of the tests, which takes one row at a time and recomputes the whole sequence for each new token, and what a
-careful user would write, with whole batches and a KV cache, once with eager attention, which is what TransformerLens uses,
-and once with the attention Hugging Face picks by itself.
+All sides run in one process and take turns; a ratio is that of their medians, its spread that of single turns. Before times are
+compared, the sides must have given the same: losses and gradients to rounding, greedy tokens exactly. Where they have not, no
+target counts as met and the exit status is 1. The opponents are in `opponents.py`, the models in `shapes.py`.
 """
 
 import argparse
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
+import opponents
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from ours import FACTOR, Steps, generate
+from shapes import SHAPES, bridge_model, directions, examples, plain_model
+from timing import Results, apart, arguments, begin, tokens_apart
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import steerlens
-from steerlens.model.batches import EncodedExample
-from steerlens.training.loop import backward
+from steerlens import terrarium
 from steerlens.training.settings import Settings
 from steerlens.training.setup import prepare
 
-VOCABULARY, WIDTH, LAYERS, LAYER = 32_000, 512, 13, 5
-ROWS, PROMPT, RESPONSE, NEW = 12, 20, 100, 40
+EPOCHS = 12
+"""Of the published settings; a step bears the part 1 / EPOCHS of what lies below the edited layer."""
+TERRARIUM_EPOCHS = 2
+"""Few, so that encoding and what lies below weigh more for steerlens than they do in 12."""
+LOSS, GRADIENT = ({torch.float32: 1e-4, torch.bfloat16: 1e-3}, {torch.float32: 1e-3, torch.bfloat16: 5e-2})
+"""What losses and gradients may differ by, relative; in bfloat16 the logits of every side are rounded to 8 bits."""
 
 
-def config() -> Gemma2Config:
-    return Gemma2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        query_pre_attn_scalar=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+class Target(NamedTuple):
+    """The largest ratio that is good enough, by shape; None = not set."""
+
+    cpu: float | None
+    gemma2b: float | None
+
+
+TARGETS = {
+    ("training step", "naive"): Target(0.72, 0.65),
+    ("training step", "floor"): Target(1.10, None),
+    ("per concept, K = 8", "naive"): Target(0.70, 0.50),
+    ("per concept, K = 32", "naive"): Target(0.70, 0.50),
+    ("greedy generation", "HF generate, eager"): Target(1.02, 1.00),
+    ("sampled generation", "HF generate, eager, sampled"): Target(1.05, 1.05),
+    ("PrOSV generation", "steerlens, unsteered"): Target(1.02, 1.02),
+    ("FSSV generation", "steerlens, unsteered"): Target(1.05, 1.05),
+    ("evaluate, all vectors in one batch", "one by one"): Target(0.5, 0.2),
+    ("train_many on Terrarium", "naive"): Target(0.65, None),
+}
+
+
+class Bench:
+    """Models and rows of one run, and where its findings go."""
+
+    def __init__(self, given: Any, results: Results) -> None:
+        self.name, self.shape, self.device = given.shape, SHAPES[given.shape], given.device
+        self.repeats, self.concepts, self.results = given.repeats, given.concepts, results
+        self.rows = examples(self.shape)
+        self.tokens = opponents.ids(self.shape, self.rows, self.device)
+        self.prompts = [row.prompt for row in examples(self.shape, self.shape.prompts)]
+
+    @cached_property
+    def bridge(self) -> Any:
+        bridge = bridge_model(self.shape, self.device)
+        self.results.settings["path"] = steerlens.explain_speed(bridge, self.shape.layer)
+        return bridge
+
+    @cached_property
+    def eager(self) -> Any:
+        """Plain Hugging Face with the attention that TransformerLens asks for."""
+        return plain_model(self.shape, self.device)
+
+    def step(self, loss: opponents.Loss, concept: int = 0) -> opponents.Step:
+        """An opponent's training step of one of the vectors."""
+        direction = directions(self.shape, concept + 1)[concept].to(self.device)
+        return opponents.step(loss, direction, FACTOR)
+
+    def naive_step(self, concept: int = 0) -> opponents.Step:
+        loss = opponents.whole_loss(self.eager, self.shape, self.tokens, all_logits=True)
+        return self.step(loss, concept)
+
+    def check_step(self, name: str, ours: tuple[float, Tensor], right: tuple[float, Tensor]) -> None:
+        self.results.check(f"loss, {name}", abs(ours[0] - right[0]) / abs(right[0]), LOSS[self.shape.dtype])
+        self.results.check(f"gradient, {name}", apart(ours[1], right[1]), GRADIENT[self.shape.dtype])
+
+    def compare(self, measure: str, name: str, ours: str, against: str, share: float = 1) -> None:
+        target = TARGETS.get((measure, against), Target(None, None))
+        self.results.compare(measure, name, ours, against, target._asdict().get(self.name), share=share)
+
+
+def measure_step(bench: Bench) -> None:
+    """One vector, one batch, up to its gradient."""
+    ours = Steps(bench.bridge, bench.shape, bench.rows, 1)
+    plain = opponents.whole_loss(bench.eager, bench.shape, bench.tokens, all_logits=False)
+    floor = opponents.floor_loss(bench.eager, bench.shape, bench.tokens)
+    by_hand = {"naive": bench.naive_step(), "plain HF, response logits": bench.step(plain), "floor": bench.step(floor)}
+    if (pv := opponents.pyvene()) is None:
+        bench.results.skip("pyvene is not installed")
+    else:
+        model = plain_model(bench.shape, bench.device)
+        by_hand["pyvene"] = bench.step(opponents.pyvene_loss(pv, model, bench.shape, bench.tokens))
+    sides = {"steerlens": ours, "what lies below, once": ours.keep_lower_half, **by_hand}
+    gave = bench.results.turns("step", sides, bench.repeats)
+    losses, gradients = gave["steerlens"]
+    for side in by_hand:
+        bench.check_step(f"steerlens and {side}", (losses[0], gradients[0]), gave[side])
+    times, whole = bench.results.sides["step"], f"steerlens, with 1/{EPOCHS} of what lies below"
+    pairs = zip(times["steerlens"], times["what lies below, once"], strict=True)
+    times[whole] = [step + below / EPOCHS for step, below in pairs]
+    for side in by_hand:
+        bench.compare("training step", "step", "steerlens", side)
+    bench.compare(f"training step, with 1/{EPOCHS} of what lies below", "step", whole, "naive")
+
+
+def measure_concepts(bench: Bench) -> None:
+    """Several vectors in shared passes, per vector."""
+    sides: dict[str, Callable[[], Any]] = {"naive": bench.naive_step()}
+    for n in bench.concepts:
+        sides[f"steerlens, K = {n}"] = Steps(bench.bridge, bench.shape, bench.rows, n)
+    gave = bench.results.turns("concepts", sides, bench.repeats)
+    for n in bench.concepts:
+        losses, gradients = gave[f"steerlens, K = {n}"]
+        for concept in sorted({0, n - 1}):
+            right = bench.naive_step(concept)()
+            bench.check_step(f"concept {concept} of {n} and naive", (losses[concept], gradients[concept]), right)
+        bench.compare(f"per concept, K = {n}", "concepts", f"steerlens, K = {n}", "naive", n)
+
+
+def measure_generation(bench: Bench) -> None:
+    """Greedy and sampled, unsteered and steered, always with all new tokens."""
+    shape, direction = bench.shape, directions(bench.shape, 1)[0]
+    tokens = torch.tensor(bench.prompts, device=bench.device)
+    default = plain_model(shape, bench.device, None)
+    vectors = {"PrOSV": "p2+s2", "FSSV": "all"}
+    steered = {name: steerlens.SteeringVector(direction, FACTOR, shape.layer, positions=at) for name, at in vectors.items()}
+    ours = partial(generate, bench.bridge, bench.prompts, shape.new_tokens)
+    hf = partial(opponents.hf_generate, tokens=tokens, new_tokens=shape.new_tokens)
+    sides = {
+        "HF generate, eager": partial(hf, bench.eager),
+        "HF generate, its default attention": partial(hf, default),
+        "HF generate, eager, sampled": partial(hf, bench.eager, sample=True),
+        "steerlens, unsteered": ours,
+        "steerlens, unsteered, sampled": partial(ours, sample=True),
+    }
+    sides |= {f"steerlens, {name}": partial(ours, vector) for name, vector in steered.items()}
+    gave = bench.results.turns("generation", sides, bench.repeats)
+    _check_texts(
+        bench, gave, {name: (vector.vector.to(bench.device), vectors[name]) for name, vector in steered.items()}, tokens
     )
+    bench.compare("greedy generation", "generation", "steerlens, unsteered", "HF generate, eager")
+    bench.compare("greedy generation", "generation", "steerlens, unsteered", "HF generate, its default attention")
+    bench.compare("sampled generation", "generation", "steerlens, unsteered, sampled", "HF generate, eager, sampled")
+    for name in vectors:
+        bench.compare(f"{name} generation", "generation", f"steerlens, {name}", "steerlens, unsteered")
 
 
-def bridge_model():
-    """Words w3 ... w31999, one token each."""
-    words = {name: number for number, name in enumerate(["<pad>", "<bos>", "<eos>", *(f"w{n}" for n in range(3, VOCABULARY))])}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<eos>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    with tempfile.TemporaryDirectory() as folder:
-        fast.save_pretrained(folder)
-        loaded = AutoTokenizer.from_pretrained(folder)
-        return TransformerBridge.boot_transformers("random-gemma-2", hf_model=_model("eager"), tokenizer=loaded)
+def _check_texts(bench: Bench, gave: dict[str, Any], vectors: dict[str, tuple[Tensor, str]], tokens: Tensor) -> None:
+    """Greedy tokens, also of the vectors by a hook around Hugging Face's own generation."""
+    ours, check = gave["steerlens, unsteered"], bench.results.check
+    check("greedy tokens, steerlens and HF, eager", tokens_apart(ours, gave["HF generate, eager"]), 0)
+    other = gave["HF generate, its default attention"]
+    check("greedy tokens, steerlens and HF, its default attention", tokens_apart(ours, other), 0, required=False)
+    for name, (vector, positions) in vectors.items():
+        right = opponents.hf_steered(bench.eager, bench.shape, tokens, vector, positions == "all")
+        check(f"greedy tokens, {name} and a hook around HF", tokens_apart(gave[f"steerlens, {name}"], right), 0)
 
 
-def _model(attention: str | None) -> Gemma2ForCausalLM:
-    torch.manual_seed(0)
-    model = Gemma2ForCausalLM._from_config(config(), **({} if attention is None else {"attn_implementation": attention}))
-    model.generation_config.eos_token_id = None
-    return model.eval().requires_grad_(False)
+def measure_evaluation(bench: Bench) -> None:
+    """As many vectors as prompts, one prompt each, judged by a judge that costs nothing."""
+    shape = bench.shape
+    prompts = [" ".join(f"w{token}" for token in prompt[1:]) for prompt in bench.prompts]
+    found = [steerlens.SteeringVector(row, FACTOR, shape.layer) for row in directions(shape, len(prompts))]
+    concepts = [f"concept {number}" for number in range(len(prompts))]
+    judge = steerlens.ScriptedJudge(lambda concept, prompt, response: steerlens.Scores(1, 1, 1))
 
-
-def rows() -> list[EncodedExample]:
-    drawn = torch.randint(3, VOCABULARY, (ROWS, PROMPT + RESPONSE), generator=torch.Generator().manual_seed(1))
-    drawn[:, 0] = 1
-    return [EncodedExample(tuple(row[:PROMPT]), tuple(row[PROMPT:])) for row in drawn.tolist()]
-
-
-def plain_hook(vector: Callable[[], torch.Tensor]) -> Callable:
-    """p2+s2 in prefill, nothing while decoding."""
-
-    def edit(_module, _inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.shape[1] == 1:  # decoding with a cache
-            return None
-        edited = hidden.clone()
-        for place in (0, 1, PROMPT - 2, PROMPT - 1):
-            edited[:, place] = hidden[:, place] + vector()
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-    return edit
-
-
-def plain_step(model: Gemma2ForCausalLM, examples: list[EncodedExample], per_pass: int = ROWS) -> Callable[[], object]:
-    direction = torch.rand(WIDTH, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    factor = torch.tensor(1.0, requires_grad=True)
-    tokens = torch.tensor([example.prompt + example.response for example in examples])
-    labels = tokens[:, PROMPT:]
-
-    def step() -> object:
-        handle = model.model.layers[LAYER].register_forward_hook(plain_hook(lambda: factor * direction))
-        for part in range(0, ROWS, per_pass):
-            logits = model(tokens[part : part + per_pass], use_cache=False, logits_to_keep=RESPONSE + 1).logits[:, :-1]
-            some = F.cross_entropy(logits.flatten(0, 1), labels[part : part + per_pass].flatten())
-            (some * per_pass / ROWS).backward()
-        handle.remove()
-        direction.grad = factor.grad = None
-        return None
-
-    return step
-
-
-def steerlens_step(model, examples: list[EncodedExample]) -> Callable[[], object]:
-    data = steerlens.SteeringData([steerlens.Example("w3", "w4")])
-    settings = Settings(config=steerlens.TrainConfig(), seed=0)
-    (run,) = prepare(model, {"x": data}, [LAYER], settings=settings).values()
-
-    def step() -> object:
-        backward(model, [run], [examples])
-        run.sites[0].direction.grad = run.sites[0].factor.grad = None
-        return None
-
-    return step
-
-
-def plain_generation(model: Gemma2ForCausalLM, examples: list[EncodedExample], vector: torch.Tensor) -> Callable[[], object]:
-    tokens = torch.tensor([example.prompt for example in examples])
-
-    def generate() -> object:
-        handle = model.model.layers[LAYER].register_forward_hook(plain_hook(lambda: vector))
-        out = model.generate(  # pyright: ignore[reportAttributeAccessIssue] - transformers adds it late
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False
+    def responses(steer: Any, names: Sequence[str], texts: Sequence[str]) -> list[str]:
+        evaluation = steerlens.evaluate(
+            bench.bridge, steer, names, texts, judge, max_new_tokens=shape.evaluated_tokens, temperature=0, chat=False
         )
-        handle.remove()
-        return out[:, PROMPT:].tolist()
+        return evaluation.frame["response"].tolist()
 
-    return generate
+    def one_by_one() -> list[str]:
+        rows = zip(found, concepts, prompts, strict=True)
+        return [response for vector, name, text in rows for response in responses(vector, [name], [text])]
 
-
-def oracle_generation(model: Gemma2ForCausalLM, examples: list[EncodedExample], vector: torch.Tensor) -> Callable[[], object]:
-    def generate() -> object:
-        handle = model.model.layers[LAYER].register_forward_hook(plain_hook(lambda: vector))
-        responses = []
-        for example in examples:
-            tokens = torch.tensor([example.prompt])
-            for _ in range(NEW):
-                tokens = torch.cat([tokens, model(tokens, use_cache=False, logits_to_keep=1).logits[:, -1:].argmax(-1)], dim=1)
-            responses.append(tokens[0, PROMPT:].tolist())
-        handle.remove()
-        return responses
-
-    return generate
+    sides = {"one batch": lambda: responses(steerlens.PerPrompt(found), concepts, prompts), "one by one": one_by_one}
+    gave = bench.results.turns("evaluation", sides, bench.repeats)
+    other = sum(a != b for a, b in zip(gave["one batch"], gave["one by one"], strict=True)) / len(prompts)
+    bench.results.check("responses, together and alone", other, 0, required=shape.dtype is torch.float32)
+    bench.compare("evaluate, all vectors in one batch", "evaluation", "one batch", "one by one")
 
 
-def steerlens_generation(model, examples: list[EncodedExample], sv: steerlens.SteeringVector) -> Callable[[], object]:
-    from steerlens.steering.generation import decode
-    from steerlens.steering.hooks import edits_for_all
+def measure_terrarium(bench: Bench) -> None:
+    """Vectors for many concepts by `train_many`, against as many naive trainings one after the other."""
+    if bench.device != "cpu":
+        bench.results.skip("Terrarium is a model for the CPU")
+        return
+    n_concepts, n_examples, epochs = (2, 12, 1) if bench.name == "tiny" else (16, 72, TERRARIUM_EPOCHS)
+    data = {name: terrarium.data(name, n_examples) for name in terrarium.concepts()[:n_concepts]}
+    bridge = steerlens.load_model("terrarium")
+    plain = AutoModelForCausalLM.from_pretrained(terrarium.path(), attn_implementation="eager").requires_grad_(False)
+    runs = prepare(bridge, data, [terrarium.LAYER], settings=Settings(), changes={"epochs": epochs})
 
-    prompts = [example.prompt for example in examples]
-    return lambda: decode(model, prompts, edits_for_all([sv]), [None] * ROWS, NEW, 0.0)
+    def ours() -> list[steerlens.SteeringVector]:
+        trained = steerlens.train_many(bridge, data, layer=terrarium.LAYER, epochs=epochs, progress=False)
+        return list(trained.values())
+
+    def naive() -> list[tuple[list[float], Tensor]]:
+        return [opponents.naive_training(plain, run) for run in runs.values()]
+
+    gave = bench.results.turns("terrarium", {"steerlens": ours, "naive": naive}, min(bench.repeats, 3))
+    loss, vector = 0.0, 0.0
+    for trained, (losses, final) in zip(gave["steerlens"], gave["naive"], strict=True):
+        pairs = zip(trained.history["loss"], losses, strict=True)
+        loss = max(loss, *(abs(a - b) / abs(b) for a, b in pairs))
+        vector = max(vector, apart(trained.vector, final))
+    bench.results.check("losses of all steps on Terrarium, train_many and naive", loss, LOSS[torch.float32])
+    bench.results.check("vectors from Terrarium, train_many and naive", vector, 1e-2, required=False)
+    bench.compare("train_many on Terrarium", "terrarium", "steerlens", "naive")
 
 
-def compare(name: str, sides: dict[str, Callable[[], object]], repeats: int) -> None:
-    """Take turns, print medians and the ratio of steerlens to each other side."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    order = list(sides.items())
-    for turn in range(repeats + 1):
-        for side, work in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always first
-            start = time.perf_counter()
-            work()
-            if turn:  # the first turn warms up
-                times[side].append(time.perf_counter() - start)
-    ours = statistics.median(times["steerlens"])
-    for side, values in times.items():
-        middle = statistics.median(values)
-        ratio = "" if side == "steerlens" else f"   steerlens / {side} = {ours / middle:.2f}"
-        print(f"{name:10} {side:22} {middle:7.3f} s (min {min(values):.3f}, max {max(values):.3f}){ratio}", flush=True)
+MEASURES: dict[str, Callable[[Bench], None]] = {
+    "step": measure_step,
+    "concepts": measure_concepts,
+    "generation": measure_generation,
+    "evaluation": measure_evaluation,
+    "terrarium": measure_terrarium,
+}
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(MEASURES):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in names]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    examples = rows()
-    bridge, eager, default = bridge_model(), _model("eager"), _model(None)
-    bridge.original_model.requires_grad_(False)
-    parts = {"steerlens": steerlens_step(bridge, examples)}
-    parts |= {"oracle": plain_step(eager, examples, per_pass=1)}
-    parts |= {"plain HF, eager": plain_step(eager, examples), "plain HF, its default": plain_step(default, examples)}
-    compare("step", parts, arguments.repeats)
-    sv = steerlens.SteeringVector(torch.randn(WIDTH, generator=torch.Generator().manual_seed(3)), 4.0, LAYER)
-    texts = {"steerlens": steerlens_generation(bridge, examples, sv)}
-    texts |= {"plain HF, eager": plain_generation(eager, examples, sv.vector)}
-    texts |= {"plain HF, its default": plain_generation(default, examples, sv.vector)}
-    compare("generate", texts, arguments.repeats)
-    compare("generate", {"steerlens": texts["steerlens"], "oracle": oracle_generation(eager, examples, sv.vector)}, 1)
-    if texts["steerlens"]() != texts["plain HF, eager"]():
-        raise SystemExit("steerlens and plain HF generated different tokens: the times do not compare")
-    print("steerlens and plain HF generated the same tokens")
+    parser = arguments(__doc__ or "", SHAPES)
+    parser.add_argument("--only", type=_names, default=list(MEASURES), help=f"of {','.join(MEASURES)}")
+    parser.add_argument("--repeats", type=int, default=5, help="turns that count, after one that does not (5)")
+    parser.add_argument("--concepts", type=_numbers, default=[8, 32], help="trained together (8,32)")
+    given = parser.parse_args()
+    results = begin(given)
+    bench = Bench(given, results)
+    for name in given.only:
+        print(f"{name}:", flush=True)
+        MEASURES[name](bench)
+        results.save(given.out)
+    results.finish()
 
 
 if __name__ == "__main__":
