@@ -10,9 +10,10 @@ from torch import Tensor
 import steerlens
 from steerlens.model.batches import EncodedExample
 from steerlens.model.frozen import frozen
+from steerlens.model.memory import pass_tokens
 from steerlens.steering.decoding import decode
 from steerlens.steering.hooks import edits_for_all
-from steerlens.training.loop import PASS_TOKENS, backward
+from steerlens.training.loop import backward
 from steerlens.training.lower_half import lower_half
 from steerlens.training.settings import Settings
 from steerlens.training.setup import prepare
@@ -38,7 +39,7 @@ class Steps:
     def keep_lower_half(self) -> None:
         """Run what lies below the edited layer, once; `train_many` does it before the first step."""
         with frozen(self.model):
-            self.lower = lower_half(self.model, self.rows, self.layer, PASS_TOKENS)
+            self.lower = lower_half(self.model, self.rows, self.layer, pass_tokens(self.model, self.layer))
 
     def __call__(self) -> tuple[list[float], Tensor]:
         """Each vector's loss, and the gradient of its direction and factor as one row each."""
