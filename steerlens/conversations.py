@@ -123,11 +123,10 @@ def _message(row: Row, turn: Any, which: str, roles: Collection[str], may_be_emp
         raise row.wrong(
             f"{which} has {', '.join(map(repr, further))}, which would be left out; allow that with ignore={further!r}"
         )
-    if not isinstance(content, str):
-        content = _text_of_parts(content)
-    if content is None or not (content.strip() or may_be_empty):
-        raise row.wrong(f"{which} has no text ({described(turn.get(keys[1]))})")
-    return {"role": role, "content": content}
+    text = content if isinstance(content, str) else _text_of_parts(content)
+    if text is None or not (text.strip() or may_be_empty):
+        raise row.wrong(f"{which} has no text ({described(content)})")
+    return {"role": str(role), "content": text}
 
 
 def _text_of_parts(content: Any) -> str | None:

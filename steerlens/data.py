@@ -20,9 +20,9 @@ from .tables import DataError, index_as_columns, read_rows, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
-"""One user turn, or a conversation of {"role", "content"} messages."""
+"""One user turn, or a conversation of {"role", "content"} messages, which may have further parts if the template shows them."""
 
 
 @dataclass(frozen=True)

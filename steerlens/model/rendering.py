@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..conversations import is_empty
-from ..data import Prompt
+from ..data import Message, Prompt
 from ..reproducibility import sha256
 from .bridge import Bridge, model_name
 from .tokenizer import has_template, mentions_key, template_args, tokenizer_of
@@ -23,8 +23,6 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys under which an assistant's message holds what it thought; a template that knows them may leave earlier thoughts out."""
 LABELS = ("role", "content", "id", "timestamp", "model", "tool_call_id")
 """Keys of a message that need not be in the text by themselves: its content is looked for, the others are labels."""
-
-Message = Mapping[str, Any]
 
 
 class RenderedForm(NamedTuple):
@@ -174,8 +172,9 @@ def rendered_form(model: Bridge) -> RenderedForm | None:
 
 def _probes() -> Iterator[list[Message]]:
     """One question, and a conversation, each without and with a system message."""
-    system, question = {"role": "system", "content": f"{PROBE} s"}, {"role": "user", "content": PROBE}
-    answer = {"role": "assistant", "content": f"{PROBE} a"}
+    system: Message = {"role": "system", "content": f"{PROBE} s"}
+    question: Message = {"role": "user", "content": PROBE}
+    answer: Message = {"role": "assistant", "content": f"{PROBE} a"}
     for turns in ([question], [question, answer, question]):
         yield turns
         yield [system, *turns]

@@ -28,16 +28,15 @@ ASSISTANT = {"role": "assistant", "content": "ok"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 CALL = {"type": "function", "function": {"name": "get", "arguments": {"city": "Rome"}}}
 TOOLS = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m.tool_calls %}{% for c in m.tool_calls %}({{ c.function.name }} "
-    "{{ c.function.arguments | tojson }}){% endfor %}{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "({{ c.function.name }} {{ c.function.arguments | tojson }}){% endfor %}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKER = CHATML.replace(
     "{{ m['content'] }}", "{% if loop.last and m.reasoning_content %}{{ m.reasoning_content }}{% endif %}{{ m['content'] }}"
 )
-ALTERNATING = CHATML.replace(
-    "{% for m", "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}{% for m", 1
-)
+ALTERNATING = "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}" + CHATML
 GLM = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -50,7 +49,7 @@ HASHES = (
     "{% for m in messages %}### {{ m['role'] }}:\n{{ m['content'] }}\n### end\n{% endfor %}"
     "{% if add_generation_prompt %}### assistant:\n{% endif %}"
 )
-PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
 BOS_FIRST = "{% for m in messages %}{{ bos_token }}{{ m['content'] }}{% endfor %}"
 
 
@@ -62,7 +61,7 @@ def make(tmp_path: Path) -> Any:
     return made
 
 
-# --- what has to arrive -----------------------------------------------------------------------------------------------------
+# --- what has to arrive -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["explain the </think> tag", "IMPORTANT </think>b", "<think>a</think>b"])
@@ -131,7 +130,7 @@ def test_a_part_of_a_folded_system_message(make: Any) -> None:
         render(made.model, [{**SYSTEM, "name": "Bob"}, USER])
 
 
-# --- the identity -----------------------------------------------------------------------------------------------------------
+# --- the identity -------------------------------------------------------------------------------------------------------
 
 DATES = {
     "with a system message": ("{% if messages[0]['role'] == 'system' %}", "{% endif %}"),
@@ -164,13 +163,19 @@ def test_the_time_of_day_is_not(make: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert "13:13:13" in text and early == late != at(monkeypatch, made.model, 4, 1, 1, 1)
 
 
-# --- where a turn ends --------------------------------------------------------------------------------------------------------
+# --- where a turn ends --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("template", "end"),
-    [(CHATML, "<|im_end|>"), (GLM, "<|user|>"), (NOT_LAST, "<|im_end|>"), (ALTERNATING, "<|im_end|>"), (PLAIN, "<eos>")]
-    + [(BOS_FIRST, "<eos>")],
+    [
+        (CHATML, "<|im_end|>"),
+        (GLM, "<|user|>"),
+        (NOT_LAST, "<|im_end|>"),
+        (ALTERNATING, "<|im_end|>"),
+        (PLAIN, "<eos>"),
+        (BOS_FIRST, "<eos>"),
+    ],
     ids=["chatml", "glm", "not last", "alternating", "plain", "bos"],
 )
 def test_turn_ends(make: Any, template: str, end: str) -> None:
@@ -191,8 +196,8 @@ def test_a_turn_end_of_several_tokens(make: Any) -> None:
     assert made.tokenizer.decode(response) == "ok\n### end"
 
 
-def speaking(folder: Path, template: str, text: str) -> Talker:
-    """A model that says a text, whose characters differ, and then goes on with it from the beginning."""
+def speaking(folder: Path, template: str, text: str, after: str = "\n") -> Talker:
+    """A model that says a text, whose characters differ, after another, and then goes on with it from the beginning."""
     tokenizer = characters(folder / "t", template)
     hf = small_llama(len(tokenizer))
     for parameter in hf.model.layers.parameters():
@@ -200,22 +205,23 @@ def speaking(folder: Path, template: str, text: str) -> Talker:
     embedding, head = hf.model.embed_tokens.weight.data, hf.lm_head.weight.data
     torch.nn.init.orthogonal_(embedding)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    start = tokenizer(after, add_special_tokens=False)["input_ids"][-1]
     head.zero_()
-    for before, after in zip([start, *ids], [*ids, ids[0]], strict=True):
-        head[after] += embedding[before]
+    for before, said in zip([start, *ids], [*ids, ids[0]], strict=True):
+        head[said] += embedding[before]
     return talker(folder, tokenizer, hf)
 
 
 @pytest.mark.parametrize(
     ("stop", "expected", "steps"),
-    [("def", "abc", 6), (["ef", "cd"], "ab", 4), ("ij", "abcdefgh", 8), (["g", "fg"], "abcde", 7), ("ga", "abcdef", 8)],
+    [("def", "abc", 6), (["ef", "cd"], "ab", 4), ("ij", "abcdefgh", 8), (["g", "xg"], "abcdef", 7), ("ga", "abcdef", 8)],
 )
 def test_texts_of_several_tokens_stop(tmp_path: Path, stop: Any, expected: str, steps: int) -> None:
     made = speaking(tmp_path, CHATML, "abcdefg" if stop == "ga" else "abcdefgh")
     passes: list[int] = []
     made.model.original_model.register_forward_hook(lambda *_: passes.append(1))
-    prompts, settings = ["Hi", "Hello there"], {"temperature": 0, "max_new_tokens": 8}
+    prompts = ["Hi", "Hello there"]
+    settings: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8}
     assert steerlens.generate(made.model, prompts, stop=stop, **settings) == [expected] * 2
     assert len(passes) == steps, "ends where the stop does"
     passes.clear()
@@ -240,13 +246,15 @@ def test_rows_end_at_their_own_stop(tmp_path: Path) -> None:
 
 
 def test_a_templates_own_end_of_several_tokens_stops(tmp_path: Path) -> None:
-    made = speaking(tmp_path, HASHES.replace("### end", "xyz"), "ab\nxyz")
-    assert steerlens.generate(made.model, "Hi", temperature=0, max_new_tokens=9) in (["ab"], [""])
+    template = HASHES.replace("### end", "xyz").replace("assistant:\n", "assistant:")
+    made = speaking(tmp_path, template, "ab\nxyz", ":")
+    assert turn_end(made.model) == tuple(made.tokenizer("\nxyz", add_special_tokens=False)["input_ids"])
+    assert steerlens.generate(made.model, "Hi", temperature=0, max_new_tokens=9) == ["ab"]
     audit = steerlens.audit(made.model, "Hi", None, max_new_tokens=9)
-    assert len(audit.tokens[0]) - len(made.ids("Hi")) < 9
+    assert audit.rows[0][-2:] == ("a", "b")
 
 
-# --- what a response says -----------------------------------------------------------------------------------------------------
+# --- what a response says -----------------------------------------------------------------------------------------------
 
 FINAL = "<|channel|>final<|message|>"
 
@@ -281,7 +289,7 @@ def test_thoughts_are_left_out_where_the_response_begins_with_one(make: Any, tex
     assert decode_response(made.model, ids) == text.rpartition("</think>")[2].lstrip()
 
 
-# --- arguments and tokenizers ---------------------------------------------------------------------------------------------------
+# --- arguments and tokenizers -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("template", [QWEN3, SMOLLM3], ids=["qwen3", "own tags"])
