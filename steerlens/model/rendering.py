@@ -18,7 +18,7 @@ PROBE = "zq7 steers"
 CLOCK = re.compile(r"""strftime_now\(\s*(['"]).*?\1""")
 """How a template asks for date and time."""
 TIME = re.compile("%-?[HIMSTRXcfprs]")
-"""What of them is the time of day (`%c` and `%s` are date and time in one)."""
+"""What of them is the time of day (`%c` and `%s` are date and time in one, of which the date stays)."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys under which an assistant's message holds what it thought; a template that knows them may leave earlier thoughts out."""
 LABELS = ("role", "content", "id", "timestamp", "model", "tool_call_id")
@@ -175,11 +175,12 @@ def _probes() -> Iterator[list[Message]]:
     system: Message = {"role": "system", "content": f"{PROBE} s"}
     question: Message = {"role": "user", "content": PROBE}
     answer: Message = {"role": "assistant", "content": f"{PROBE} a"}
-    for turns in ([question], [question, answer, question]):
+    conversations: tuple[list[Message], ...] = ([question], [question, answer, question])
+    for turns in conversations:
         yield turns
         yield [system, *turns]
 
 
 def _without_time(template: str) -> str:
     """A template whose clock gives the date and no time of day."""
-    return CLOCK.sub(lambda call: TIME.sub("", call[0]), template)
+    return CLOCK.sub(lambda call: TIME.sub(lambda part: "%x" if part[0][-1] in "cs" else "", call[0]), template)

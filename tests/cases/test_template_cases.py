@@ -149,6 +149,12 @@ def at(monkeypatch: pytest.MonkeyPatch, model: Any, *when: int) -> Any:
     return identity(model)["template_form"]
 
 
+@pytest.mark.parametrize("form", ["%c", "%s"])
+def test_the_date_of_a_date_and_time_is(make: Any, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    made = make(f"{{{{ strftime_now('{form}') }}}}{CHATML}")
+    assert at(monkeypatch, made.model, 3, 1) == at(monkeypatch, made.model, 3, 2) != at(monkeypatch, made.model, 4, 1)
+
+
 @pytest.mark.parametrize("where", DATES)
 def test_a_date_anywhere_is_part_of_the_identity(make: Any, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     begin, end = DATES[where]
