@@ -5,23 +5,24 @@ Every reader ends in `SteeringData`, which is checked on construction: what is w
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .arguments import checked_call
+from .conversations import ROLES, Row, as_cell, described, messages
 from .reproducibility import sha256
 from .result import html_view
-from .row_formats import Row, described, fields_of, one_concept
-from .tables import DataError, read_rows, read_table
+from .row_formats import column_name, fields_of, named_columns, one_concept
+from .tables import DataError, index_as_columns, read_rows, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
-"""One user turn, or a conversation of {"role", "content"} messages."""
+"""One user turn, or a conversation of {"role", "content"} messages, which may have further parts if the template shows them."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,12 @@ class SteeringData:
               the input are the prompt; an empty input is left out.
 
             A `system` (or `system_prompt`) beside any of them is the conversation's first message. Columns known to be
-            metadata are not read: id, idx, index, concept, concept_id, genre, category, source, dataset, split, topic,
-            language, license, url, tags, model and their like, and AxBench's (concept_genre, output_concept, dataset_category,
-            ref, sae_id, sae_link). Any further column that is not empty is refused.
+            metadata are not read: id, idx, index, concept, concept_id, genre, category, source, dataset, split, license, url,
+            date, model and their like, and AxBench's (concept_genre, output_concept, dataset_category, ref, sae_id, sae_link).
+            Any further column that is not empty is refused, also one that may be part of what is asked (task, topic, language,
+            tags, label). Case, blanks and underscores in names do not count; the named index of a table is a column.
+
+            A prompt is text or a list of messages, in a csv as JSON. Messages have a role and a content and nothing else.
         concept: what the responses show, in words.
         metadata: anything worth keeping, such as AxBench's reference and genre.
         negatives: examples without the concept that belong to no prompt above (AxBench's shared negatives).
@@ -65,8 +69,8 @@ class SteeringData:
 
     Raises:
         DataError: no rows, missing columns, a column that would be left out, a `category` other than "positive" or several
-            concepts in one set (concept_id, concept, output_concept), an empty, NaN or non-text prompt or response; the
-            message names the file, the row and the column.
+            concepts in one set (concept_id, concept, output_concept, sae_id, sae_link), an empty, NaN or non-text
+            prompt or response, a role or part of a message that is not read; the error names file, row and column.
         TypeError: a concept that is no text, metadata that are no mapping, negatives that are no examples, or an `ignore`
             that is no list of names.
     """
@@ -119,10 +123,10 @@ class SteeringData:
         return f"{text}; {len(self.negatives)} shared negatives." if self.negatives else f"{text}."
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per example: prompt, response, neutral (None where there is none)."""
+        """One row per example: prompt (a conversation as JSON), response, neutral (None where there is none)."""
         import pandas as pd
 
-        rows = [(example.prompt, example.response, example.neutral) for example in self.examples]
+        rows = [(as_cell(example.prompt), example.response, example.neutral) for example in self.examples]
         return pd.DataFrame(rows, columns=["prompt", "response", "neutral"])
 
     def __repr__(self) -> str:
@@ -162,12 +166,15 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
     for path in (folder / "metadata.jsonl", table_path):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: an AxBench folder holds metadata.jsonl, train_data.parquet")
-    table = read_table(table_path)
+    table = read_table(table_path).rename(columns=column_name)
+    if not table.columns.is_unique:
+        raise DataError(f"{table_path.name}: two columns have one name: {sorted(map(str, table.columns))}")
     missing = {"input", "output", "concept_id", "category"} - set(table.columns)
     if missing:
         raise DataError(f"{table_path.name} lacks the columns {sorted(missing)}")
     concepts: dict[int, SteeringData] = {}
-    for index, line in enumerate(read_rows(folder / "metadata.jsonl")):
+    for index, row in enumerate(read_rows(folder / "metadata.jsonl")):
+        line = named_columns(row) if isinstance(row, Mapping) else row
         number, concept, genre = _concept(line, f"metadata.jsonl, row {index}")
         if number in concepts:
             raise DataError(f"metadata.jsonl, row {index}: the concept_id {number} occurs twice")
@@ -250,7 +257,7 @@ def _read_rows(source: Any) -> list[Any]:
         frame: Any = source
         if not frame.columns.is_unique:
             raise DataError(f"two columns of the table have one name: {list(map(str, frame.columns))}")
-        return frame.to_dict(orient="records")
+        return index_as_columns(frame).to_dict(orient="records")
     if hasattr(source, "to_pylist"):  # a pyarrow Table
         return source.to_pylist()
     if isinstance(source, Mapping):
@@ -278,7 +285,7 @@ def _read_file(path: Path) -> list[Any]:
     rows = read_rows(path)
     if path.suffix.lower() == ".csv":  # an empty cell is how a CSV leaves a neutral response out
         for row in rows:
-            row.update({column: None for column in ("neutral", "negative_output") if row.get(column) == ""})
+            row.update({name: None for name in row if column_name(name) in ("neutral", "negative_output") and row[name] == ""})
     return rows
 
 
@@ -298,9 +305,17 @@ def _check(row: Any, where: str, ignore: Collection[str] = ()) -> Example:
     for name, text in (("response", response), ("neutral response", neutral)):
         check_text(text or "", f"{where}: the {name}")
     if is_example:
-        return row
+        return _without_empty_parts(row, where, ignore)
     conversation: Any = prompt  # from parquet it comes as an array
     return Example(conversation.tolist() if hasattr(prompt, "tolist") else prompt, response, neutral)
+
+
+def _without_empty_parts(example: Example, where: str, ignore: Collection[str]) -> Example:
+    """An example whose messages say nothing but who speaks and what."""
+    if isinstance(example.prompt, str):
+        return example
+    turns = messages(Row({"prompt": example.prompt}, where, ignore), "prompt", ROLES, may_be_empty=True)
+    return example if turns == plain_prompt(example.prompt) else replace(example, prompt=turns)
 
 
 def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, Any, Any]:
@@ -314,7 +329,7 @@ def _from_mapping(row: Any, where: str, ignore: Collection[str]) -> tuple[Any, A
             "'response': ...} or {'prompt': ..., 'positive': ..., 'negative': ...}"
         )
         raise DataError(f"{where}: expected a dict or an Example, got {described(row)}{remedy if pair else ''}")
-    return fields_of(Row({name: value for name, value in row.items() if name not in ignore}, where, ignore))
+    return fields_of(Row(named_columns(row, ignore), where, ignore))
 
 
 def check_prompt(prompt: Any, where: str) -> None:
@@ -323,15 +338,19 @@ def check_prompt(prompt: Any, where: str) -> None:
         check_text(prompt, f"{where}: the prompt")
         return
     is_list = isinstance(prompt, Sequence) or hasattr(prompt, "tolist")
-    messages = list(prompt) if is_list else []
-    texts = [m.get(key) for m in messages if isinstance(m, Mapping) for key in ("role", "content")]
-    if not messages or len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
+    turns = list(prompt) if is_list else []
+    texts = [m.get(key) for m in turns if isinstance(m, Mapping) for key in ("role", "content")]
+    if not turns or len(texts) < 2 * len(turns) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: the prompt is {described(prompt)}, neither text nor a list of role/content messages")
-    for index, message in enumerate(messages):
+    for index, message in enumerate(turns):
+        if message["role"] not in ROLES:
+            raise DataError(
+                f"{where}: message {index} of the prompt is by {message['role']!r:.40}; roles are {', '.join(ROLES)}"
+            )
         check_text(message["content"], f"{where}: message {index} of the prompt")
-    if not messages[-1]["content"].strip():
+    if not turns[-1]["content"].strip():
         raise DataError(f"{where}: the last message of the prompt is empty")
-    if messages[-1]["role"] == "assistant":
+    if turns[-1]["role"] == "assistant":
         raise DataError(f"{where}: the conversation ends with the assistant; its last message must be the user's")
 
 

@@ -4,49 +4,35 @@ A column that a form does not use is refused unless it is known to say nothing t
 ignored by name: what is left out silently is trained on as if it had never been written.
 """
 
-import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .conversations import Row, described, given_prompt, is_empty, is_written, messages, turns_in
 from .tables import DataError
 
 _METADATA = (
     "id idx index row_id uid uuid hash prompt_id question_id conversation_id dialogue_id example_id "
     "concept concept_id concept_genre output_concept genre category dataset_category concept_genres_map ref sae_id sae_link "
-    "source dataset subset split topic task language lang license url link tags author timestamp date created_at model "
-    "score_chosen score_rejected __index_level_0__"
+    "source dataset subset split license url link timestamp date created_at model score_chosen score_rejected __index_level_0__"
 )
 METADATA = frozenset(_METADATA.split())
-"""Columns that tell where a row is from, not what a model is asked or answers."""
-CONCEPTS = ("concept_id", "concept", "output_concept")
+"""Columns that tell where a row is from. None that may be part of what is asked: a task, a topic, a language, tags, a label."""
+CONCEPTS = ("concept_id", "concept", "output_concept", "sae_id", "sae_link")
 """Columns of METADATA of which one set of data holds one value."""
 KNOWN = (
     "prompt/response(/neutral), prompt/completion, input/output, negative_input/positive_output(/negative_output), "
     "instruction/input/output, messages, conversations, prompt/chosen/rejected, prompt/positive/negative, or "
     "question/answer_matching_behavior/answer_not_matching_behavior"
 )
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
-_SPOKEN = ("system", "developer", "user", "assistant")
-_MESSAGE_KEYS = {"role", "content", "from", "value", "id", "timestamp", "model"}
-
+_PREAMBLE = (
+    r"(Below is an instruction that describes a task[^\n]*Write a response that appropriately completes the request\.\s*)?"
+)
+"""How Alpaca's template begins."""
 Fields = tuple[Any, Any, Any]
 """Prompt, response and neutral response, unchecked."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row and what its errors begin with."""
-
-    cells: Mapping[str, Any]
-    """Without the ignored columns."""
-    where: str
-    ignore: Collection[str] = ()
-    """Columns, and keys of turns, that the caller leaves out knowingly."""
-
-    def wrong(self, text: str) -> DataError:
-        return DataError(f"{self.where}: {text}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +40,29 @@ class _Form:
     needed: tuple[str, ...]
     optional: tuple[str, ...]
     read: Callable[[Row], Fields]
+
+
+def column_name(written: Any) -> Any:
+    """The known name that a column's is another spelling of ("Concept ID" is concept_id), else the name itself."""
+    return _SPELLINGS.get(_spelling(written), written) if isinstance(written, str) else written
+
+
+def named_columns(row: Mapping[Any, Any], ignore: Collection[str] = ()) -> dict[Any, Any]:
+    """A row under the known names of its columns, without the ignored ones.
+
+    Of two columns with one name the one that is spelled otherwise keeps its spelling, under which nothing is read.
+    """
+    cells: dict[Any, Any] = {}
+    for written, value in row.items():
+        name = column_name(written)
+        if str(written) in ignore or name in ignore:
+            continue
+        cells[written if name != written and (name in row or name in cells) else name] = value
+    return cells
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def fields_of(row: Row) -> Fields:
@@ -80,31 +89,15 @@ def fields_of(row: Row) -> Fields:
 
 def one_concept(rows: Collection[Any], source: str, ignore: Collection[str]) -> None:
     """Raise DataError if the rows name several concepts."""
+    named = [named_columns(row, ignore) for row in rows if isinstance(row, Mapping)]
     for column in CONCEPTS:
-        if column in ignore:
-            continue
-        values = {str(row[column]): None for row in rows if isinstance(row, Mapping) and not is_empty(row.get(column))}
+        values = {str(row[column]): None for row in named if not is_empty(row.get(column))}
         if len(values) > 1:
             some = ", ".join(map(repr, list(values)[:3])) + (", ..." if len(values) > 3 else "")
             raise DataError(
                 f"{source}the column {column!r} names {len(values)} concepts ({some}), and one vector is trained for one: "
                 f"give the rows of one, or read AxBench's folder with read_axbench; ignore=[{column!r}] takes them as one"
             )
-
-
-def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, "" or an empty list."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    size = getattr(value, "__len__", None)
-    return size is not None and size() == 0
-
-
-def described(value: Any) -> str:
-    """A value in an error's words."""
-    if value is None:
-        return "missing"
-    return "NaN" if isinstance(value, float) and math.isnan(value) else f"{type(value).__name__} {value!r:.40}"
 
 
 def _only_positive(row: Row) -> None:
@@ -121,11 +114,7 @@ def _only_positive(row: Row) -> None:
 
 
 def _nothing_left_out(row: Row, used: Collection[str], form: _Form) -> None:
-    left = [
-        str(name)
-        for name, value in row.cells.items()
-        if name not in used and str(name).lower() not in METADATA and not is_empty(value)
-    ]
+    left = [str(name) for name, value in row.cells.items() if name not in used and name not in METADATA and not is_empty(value)]
     if left:
         names = ", ".join(map(repr, left))
         raise row.wrong(
@@ -140,33 +129,56 @@ def _nothing_left_out(row: Row, used: Collection[str], form: _Form) -> None:
 def _plain(prompt: str, response: str, neutral: str | None = None) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
         other = None if neutral is None else row.cells.get(neutral)
-        asked = _with_system(row, _given_prompt(row, prompt))
+        asked = _with_system(row, _asked(row, prompt))
         return asked, row.cells[response], None if _missing(other) else other
 
     return read
 
 
 def _completion(row: Row) -> Fields:
-    return _with_system(row, _given_prompt(row, "prompt")), _answer(row, "completion", row.cells["prompt"]), None
+    prompt = _asked(row, "prompt")
+    return _with_system(row, prompt), _answer(row, "completion", prompt), None
 
 
 def _alpaca(row: Row) -> Fields:
     """The template of Alpaca puts the input under the instruction, and leaves out an empty one."""
-    instruction = _given_prompt(row, "instruction")
+    instruction = _asked(row, "instruction")
+    if _blank(instruction):
+        raise row.wrong("the instruction is empty")
     context = next((row.cells[name] for name in ("input", "context") if not is_empty(row.cells.get(name))), None)
     if context is not None and not (isinstance(instruction, str) and isinstance(context, str)):
         raise row.wrong(f"instruction and input are {described(instruction)} and {described(context)}; both must be text")
-    joined = instruction if context is None or not context.strip() else f"{instruction}\n\n{context}"
+    joined = instruction if _blank(context) else f"{instruction}\n\n{context}"
+    if not _blank(text := row.cells.get("text")) and not _is_joined(text, instruction, context, row.cells["output"]):
+        raise row.wrong(
+            "the column 'text' is not instruction, input and output in Alpaca's template and would be left out; drop it, or "
+            "allow that with SteeringData(..., ignore=['text'])"
+        )
     return _with_system(row, joined), row.cells["output" if "output" in row.cells else "response"], None
 
 
-def _given_prompt(row: Row, name: str) -> Any:
+def _is_joined(text: Any, instruction: Any, context: Any, output: Any) -> bool:
+    """Whether a text is what Alpaca's template makes of the three, and says nothing else."""
+    if not isinstance(text, str) or not isinstance(output, str):
+        return False
+    given = "" if _blank(context) else rf"### Input:\s*{re.escape(context.strip())}\s*"
+    whole = (
+        rf"{_PREAMBLE}### Instruction:\s*{re.escape(instruction.strip())}\s*{given}### Response:\s*{re.escape(output.strip())}"
+    )
+    return re.fullmatch(whole, text.strip()) is not None
+
+
+def _asked(row: Row, name: str) -> Any:
     value = row.cells[name]
     if _missing(value):
         raise row.wrong(
             f"the {'prompt' if name in ('prompt', 'input', 'negative_input') else name} is missing ({described(value)})"
         )
-    return value
+    return given_prompt(row, name)
+
+
+def _blank(value: Any) -> bool:
+    return is_empty(value) or (isinstance(value, str) and not value.strip())
 
 
 def _missing(value: Any) -> bool:
@@ -175,7 +187,7 @@ def _missing(value: Any) -> bool:
 
 def _with_system(row: Row, prompt: Any) -> Any:
     """The prompt, under the row's system message if it has one."""
-    texts = {name: row.cells[name] for name in ("system", "system_prompt") if not is_empty(row.cells.get(name))}
+    texts = {name: row.cells[name] for name in ("system", "system_prompt") if not _blank(row.cells.get(name))}
     if not texts:
         return prompt
     for name, text in texts.items():
@@ -208,10 +220,10 @@ def _conversation(name: str) -> Callable[[Row], Fields]:
 
 def _preference(better: str, worse: str) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
-        prompt = row.cells.get("prompt")
+        prompt = None if is_empty(row.cells.get("prompt")) else given_prompt(row, "prompt")
         texts = [row.cells[name] for name in (better, worse)]
         if is_empty(prompt):
-            if any(isinstance(text, str) and _turns_in(text) is None for text in texts):
+            if any(isinstance(text, str) and turns_in(text) is None for text in texts):
                 raise row.wrong(
                     f"{better!r} and {worse!r} are whole texts without a prompt; add a column 'prompt' and leave it out of "
                     "the texts"
@@ -235,10 +247,10 @@ def _preference(better: str, worse: str) -> Callable[[Row], Fields]:
 def _answer(row: Row, name: str, prompt: Any) -> Any:
     """The text of an answer that is text or turns, of which those before the last must be the prompt."""
     value = row.cells[name]
-    if isinstance(value, str) or _missing(value):
+    if _missing(value) or (isinstance(value, str) and not (is_written(value) and turns_in(value))):
         return value
     before, answer = _last_turn(row, name)
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages(row, "prompt")
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if before and before != asked:
         raise row.wrong(f"the turns of {name!r} before its last are not the column 'prompt'; keep one of the two")
     return answer
@@ -256,55 +268,6 @@ def _last_turn(row: Row, name: str) -> tuple[list[dict[str, str]], str]:
 def _short(turns: list[dict[str, str]]) -> str | list[dict[str, str]]:
     """One user turn as its text."""
     return turns[0]["content"] if len(turns) == 1 and turns[0]["role"] == "user" else turns
-
-
-def _turns_in(text: str) -> list[Any] | None:
-    """The turns that a cell of text, as in a csv, stands for."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, list) else None
-
-
-def messages(row: Row, name: str) -> list[dict[str, str]]:
-    """The turns of a column as role and content, whether they are written role/content or from/value."""
-    value = row.cells[name]
-    turns = _turns_in(value) if isinstance(value, str) else value
-    turns = turns.tolist() if hasattr(turns, "tolist") else turns  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-    if not isinstance(turns, (list, tuple)) or not turns:
-        raise row.wrong(f"{name!r} is {described(value)}, not a list of turns (role/content or from/value)")
-    return [_message(row, turn, f"turn {number} of {name!r}") for number, turn in enumerate(turns)]
-
-
-def _message(row: Row, turn: Any, which: str) -> dict[str, str]:
-    if not isinstance(turn, Mapping):
-        raise row.wrong(f"{which} is {described(turn)}, not a role/content or from/value dict")
-    keys = ("role", "content") if not is_empty(turn.get("role")) else ("from", "value")
-    role, content = turn.get(keys[0]), turn.get(keys[1])
-    role = _ROLES.get(role, role) if isinstance(role, str) else role
-    if role not in _SPOKEN:
-        raise row.wrong(f"{which} is by {described(role)}; only turns by {', '.join(_SPOKEN)} are read: leave the row out")
-    known = {*_MESSAGE_KEYS, *row.ignore} | ({"weight"} if turn.get("weight") == 1 else set())
-    further = [str(key) for key, value in turn.items() if key not in known and not is_empty(value)]
-    if further:
-        raise row.wrong(
-            f"{which} has {', '.join(map(repr, further))}, which would be left out; allow that with ignore={further!r}"
-        )
-    if not isinstance(content, str):
-        content = _text_of_parts(content)
-    if content is None or not content.strip():
-        raise row.wrong(f"{which} has no text ({described(turn.get(keys[1]))})")
-    return {"role": role, "content": content}
-
-
-def _text_of_parts(content: Any) -> str | None:
-    """The text of [{"type": "text", "text": ...}, ...]; None where there is anything else, such as an image."""
-    parts = content.tolist() if hasattr(content, "tolist") else content
-    if not isinstance(parts, (list, tuple)):
-        return None
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
-    return "".join(text for text in texts if text) if all(isinstance(text, str) for text in texts) else None
 
 
 _SYSTEM = ("system", "system_prompt")
@@ -327,7 +290,9 @@ _FORMS = (  # the first whose needed columns are all there
     _Form(("conversations",), ("prompt", *_SYSTEM), _conversation("conversations")),
     _Form(("conversation",), ("prompt", *_SYSTEM), _conversation("conversation")),
     _Form(("chosen", "rejected"), _SYSTEM, _preference("chosen", "rejected")),
-    _Form(("instruction", "output"), ("input", "text", *_SYSTEM), _alpaca),  # `text` is the two in the template
+    _Form(("instruction", "output"), ("input", "text", *_SYSTEM), _alpaca),
     _Form(("instruction", "response"), ("context", *_SYSTEM), _alpaca),
     _Form(("input", "output"), _SYSTEM, _plain("input", "output")),
 )
+_READ = {name for form in _FORMS for name in (*form.needed, *form.optional)}
+_SPELLINGS = {_spelling(name): name for name in sorted(METADATA | _READ)}

@@ -52,7 +52,7 @@ def read_table(path: str | Path, other: str | None = None) -> "pd.DataFrame":
     kind = _kind(file, other)
     with _named(file, kind):
         if kind == ".parquet":
-            return pd.read_parquet(file)
+            return index_as_columns(pd.read_parquet(file))
         if kind != ".csv":
             rows = _json(file, kind)
             return pd.DataFrame(rows)
@@ -60,6 +60,14 @@ def read_table(path: str | Path, other: str | None = None) -> "pd.DataFrame":
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for an index
             raise DataError("its rows have more cells than there are column names: quote cells that hold a comma")
         return table
+
+
+def index_as_columns(table: "pd.DataFrame") -> "pd.DataFrame":
+    """A table whose named index, which holds what a column would, is one."""
+    names = [name for name in table.index.names if name is not None]
+    if taken := [str(name) for name in names if name in table.columns or names.count(name) > 1]:
+        raise DataError(f"the index and a column of the table have one name: {taken}; rename the index or drop it")
+    return table.reset_index(level=names) if names else table
 
 
 def read_rows(path: str | Path) -> list[Any]:

@@ -11,7 +11,7 @@ from ..arguments import checked_call
 from ..figures.token_views import view_tokens
 from ..model.batches import EncodedExample, collate
 from ..model.bridge import Bridge
-from ..model.chat import decode_response, stop_tokens
+from ..model.chat import decode_response, response_stops
 from ..model.tokenizer import token_strings
 from ..reproducibility import row_seeds
 from ..steering.decoding import decode
@@ -116,7 +116,7 @@ def compare(
     )
     rows, edits = prepare(model, [prompt], sv, max_new_tokens, chat)
     generators = [torch.Generator().manual_seed(own) for own in row_seeds(seed, 1)]
-    (answer,) = decode(model, rows, edits, generators, max_new_tokens, temperature, stops=stop_tokens(model, chat=chat))
+    (answer,) = decode(model, rows, edits, generators, max_new_tokens, temperature, stops=response_stops(model, chat=chat))
     if not answer:
         return Comparison(plain, "", (), (), ())
     batch = collate(model, [EncodedExample(tuple(rows[0]), tuple(answer))])

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..model.bridge import Bridge
-from ..model.chat import stop_tokens
+from ..model.chat import Stops, response_stops
 from ..model.forward import announced, forward_cached, pad
 from ..model.frozen import exclusive, frozen
 from ..model.numbers import NotFiniteError, not_numbers
@@ -63,6 +63,36 @@ class _Rows:
         )
 
 
+class _Ends(NamedTuple):
+    """`Stops` on the device."""
+
+    tokens: Int[Tensor, " stop"]
+    sequences: list[Int[Tensor, " n"]]
+
+
+def _ends(stops: Stops | Collection[int], device: torch.device) -> _Ends:
+    known = stops if isinstance(stops, Stops) else Stops(frozenset(stops))
+    single = torch.tensor(sorted(known.tokens), dtype=torch.long, device=device)
+    return _Ends(single, [torch.tensor(ids, device=device) for ids in known.sequences])
+
+
+def _completed(tokens: Int[Tensor, "running pos"], n_new: int, ends: _Ends) -> Bool[Tensor, " running"]:
+    """Rows of whose new tokens the last ones are a sequence that ends a response."""
+    done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for ids in ends.sequences:
+        if len(ids) <= n_new:
+            done |= (tokens[:, -len(ids) :] == ids).all(-1)
+    return done
+
+
+def _without_end(response: list[int], ends: _Ends) -> list[int]:
+    """A response without the longest sequence that ended it."""
+    for ids in ends.sequences:
+        if response[-len(ids) :] == ids.tolist():
+            return response[: -len(ids)]
+    return response
+
+
 def decode(
     model: Bridge,
     rows: Sequence[Sequence[int]],
@@ -71,11 +101,11 @@ def decode(
     max_new_tokens: int,
     temperature: int | float,
     *,
-    stops: Collection[int] | None = None,
+    stops: Stops | Collection[int] | None = None,
     use_cache: bool = True,
     record: Recorder | None = None,
 ) -> list[list[int]]:
-    """Token ids of the responses to one batch of rows, without the token that ended them (`stops`; None = the model's own).
+    """Token ids of the responses to one batch of rows, without what ended them (`stops`; None = the model's own).
 
     A sampled token is where the row's own next uniform number falls in the cumulated probabilities, so that a row's text does
     not depend on the rows beside it.
@@ -84,7 +114,7 @@ def decode(
         NotFiniteError: logits of a row that has not ended are not numbers.
     """
     tokens, mask = pad(model, rows, "left")
-    ends = torch.tensor(sorted(stop_tokens(model) if stops is None else stops), device=tokens.device)
+    ends = _ends(response_stops(model) if stops is None else stops, tokens.device)
     cached = use_cache and keeps_cache(model)
     running = _Rows(
         torch.arange(len(rows), device=tokens.device),
@@ -103,14 +133,14 @@ def decode(
                 running = running.left()
             with announced(model, running.lengths), apply_edits(model, running.edits, None, record):
                 running = _advance(model, running, produced, ends, temperature, cached, may_leave)
-    return _by_row(produced, len(rows))
+    return [_without_end(response, ends) for response in _by_row(produced, len(rows))]
 
 
 def _advance(
     model: Bridge,
     rows: _Rows,
     produced: list[tuple[Tensor, Tensor]],
-    ends: Tensor,
+    ends: _Ends,
     temperature: int | float,
     cached: bool,
     may_leave: bool,
@@ -125,11 +155,13 @@ def _advance(
         unusable = not_numbers(logits)
         chosen = _choose(logits.masked_fill(unusable[:, None], 0), rows.uniform[:, step], temperature)
         bad = unusable & rows.alive
-        rows = rows.after(chosen, rows.alive & ~torch.isin(chosen, ends), cache if cached else None)
-        n_bad, n_alive = torch.stack([bad.sum(), rows.alive.sum()]).tolist()
+        rows = rows.after(chosen, rows.alive & ~torch.isin(chosen, ends.tokens), cache if cached else None)
+        goes_on = rows.alive if not ends.sequences else rows.alive & ~_completed(rows.tokens, step + 1, ends)
+        n_bad, n_alive = torch.stack([bad.sum(), goes_on.sum()]).tolist()
         if n_bad:
             raise NotFiniteError(_overflow(step, int(rows.index[bad.nonzero()[0, 0]]), rows.edits, model))
         produced.append((rows.index, torch.where(rows.alive, chosen, -1)))
+        rows = replace(rows, alive=goes_on)
         enough = len(rows.alive) - n_alive >= LEAVE * len(rows.alive)
         if not n_alive or (may_leave and enough and _selectable(rows.cache)):
             break

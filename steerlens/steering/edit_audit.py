@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arguments import checked_call
 from ..data import Prompt
 from ..model.bridge import Bridge
-from ..model.chat import stop_tokens
+from ..model.chat import response_stops
 from ..model.tokenizer import token_strings
 from ..result import Result
 from .decoding import decode
@@ -102,7 +102,7 @@ def audit(
     batch = as_prompts(prompts)
     rows, edits = prepare(model, batch, steer, max_new_tokens, chat)
     seen: list[EditedToken] = []
-    stops, recorder = stop_tokens(model, chat=chat), _recorder_into(seen)
+    stops, recorder = response_stops(model, chat=chat), _recorder_into(seen)
     greedy = [None] * len(rows)
     responses = decode(model, rows, edits, greedy, max_new_tokens, 0.0, stops=stops, use_cache=use_cache, record=recorder)
     texts = [token_strings(model, [*row, *response]) for row, response in zip(rows, responses, strict=True)]

@@ -10,7 +10,7 @@ from ..arguments import checked_call
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
 from ..model.bridge import Bridge, check_model
-from ..model.chat import decode_response, encode_prompt, stop_tokens
+from ..model.chat import decode_response, encode_prompt, response_stops
 from ..model.memory import rows_that_fit
 from ..model.support import check_rotary_side
 from ..model.tokenizer import templated
@@ -50,7 +50,7 @@ def generate(
         chat: put prompts into the model's chat template; False = bare text.
         batch_size: prompts per forward pass, those of like length together; None = as many as a quarter of the free memory
             holds.
-        stop: further tokens that end a response, as text (exactly one token) or id.
+        stop: what else ends a response: texts, before which it is cut, or ids of tokens.
         template_args: arguments of the chat template for this call, besides those the model was loaded with.
         use_cache: False recomputes every token's past; slower, for checking. So it is always done for models whose state does
             not tell how many tokens it has seen (Mamba and its kin).
@@ -73,7 +73,7 @@ def generate(
     batch, acting = with_steering_prompts(batch, steer)
     with templated(model, template_args):
         rows, _ = prepare(model, batch, acting, max_new_tokens, chat)
-        stops = stop_tokens(model, [stop] if isinstance(stop, (str, int)) else stop, chat)
+        stops = response_stops(model, stop, chat)
         size = batch_size or rows_that_fit(model, max(map(len, rows)) + max_new_tokens)
         texts = [""] * len(rows)
         for part in tqdm(_parts(rows, size), desc="generate", disable=not progress):
@@ -90,7 +90,7 @@ def generate(
                 use_cache=use_cache,
             )
             for row, response in zip(part, responses, strict=True):
-                texts[row] = decode_response(model, response, chat)
+                texts[row] = stops.cut(decode_response(model, response, chat))
     return texts
 
 

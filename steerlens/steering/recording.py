@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, Hooks, model_name
-from ..model.chat import encode_with_responses, stop_tokens
+from ..model.chat import encode_with_responses, response_stops
 from ..model.forward import announced, forward, reading_hooks
 from ..model.frozen import exclusive, frozen
 from ..model.plain import why_hooked
@@ -55,9 +55,10 @@ def encode(
     rows, edits = prepare(model, batch, sv, max_new_tokens if responses is None else 1, chat)
     if responses is None:
         answers: list[list[int]] = []
+        stops = response_stops(model, chat=chat)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stop_tokens(model, chat=chat))
+            answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stops)
     else:
         texts = [responses] if isinstance(responses, str) else list(responses)
         if len(texts) != len(rows):

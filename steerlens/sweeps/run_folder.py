@@ -32,9 +32,10 @@ from ..vector import SteeringVector
 from .cell import RECORD, ROW, SCHEMA, Cell, Job, Result
 
 DECIDING = (
-    "files", "reproducibility", "tables", "row_formats", "keywords", "arguments", "positions", "interventions", "intervals",
-    "scores", "result", "data", "vector_file", "vector",
-    "model.support", "model.bridge", "model.tokenizer", "model.chat", "model.identity", "model.numbers",
+    "files", "reproducibility", "tables", "conversations", "row_formats", "keywords", "arguments", "positions",
+    "interventions", "intervals", "scores", "result", "data", "vector_file", "vector",
+    "model.support", "model.bridge", "model.tokenizer", "model.rendering", "model.responses", "model.chat",
+    "model.identity", "model.numbers",
     "model.frozen", "model.plain", "model.halves", "model.memory", "model.forward", "model.batches",
     "steering.steering_prompt", "steering.forward_inputs", "steering.prompt_tracking", "steering.hooks", "steering.decoding",
     "steering.generation",

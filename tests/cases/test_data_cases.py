@@ -30,13 +30,19 @@ def only(row: Any, **options: Any) -> Example:
     return example
 
 
+ALPACA_TEXT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
+    "appropriately completes the request.\n\n### Instruction:\nTranslate into German.\n\n### Input:\ngood morning\n\n"
+    "### Response:\nGuten Morgen"
+)
+
 # --- 1: columns ---------------------------------------------------------------------------------------------------------
 
 
 def test_case_01_alpaca_rows_and_a_system_column() -> None:
     row = {"instruction": "Translate into German.", "input": "good morning", "output": "Guten Morgen"}
     assert only(row) == Example("Translate into German.\n\ngood morning", "Guten Morgen")
-    assert only(row | {"text": "Below is ..."}) == only(row)
+    assert only(row | {"text": ALPACA_TEXT}) == only(row)
     for empty in ("", " ", None):
         assert only(row | {"input": empty}).prompt == "Translate into German."
     del row["input"]

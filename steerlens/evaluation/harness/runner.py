@@ -9,7 +9,7 @@ import torch
 
 from ...model.batches import EncodedExample, check_context, collate
 from ...model.bridge import Bridge, context_length, model_name
-from ...model.chat import agreement, decode_response, render, stop_tokens
+from ...model.chat import agreement, decode_response, render, response_stops
 from ...model.frozen import frozen
 from ...model.numbers import NotFiniteError, not_numbers
 from ...model.tokenizer import tokenizer_of
@@ -166,7 +166,7 @@ class Runner(NamedTuple):
         for row in rows:
             self.check_length(len(row), new)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        edits, stops = edits_for_all(self.vectors), stop_tokens(self.model, chat=self.chat)
+        edits, stops = edits_for_all(self.vectors), response_stops(self.model, chat=self.chat)
         return decode(self.model, rows, edits, generators, new, temperature, stops=stops)
 
     def text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
