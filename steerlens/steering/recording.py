@@ -127,9 +127,13 @@ def logits_at(model: Bridge, batch: Batch, sv: Steer, mask: Bool[Tensor, "batch 
 
 
 def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:
-    """KL(p_steered || p_plain) of next-token distributions given as logits, in nats."""
+    """KL(p_steered || p_plain) of next-token distributions given as logits, in nats.
+
+    What p_steered rules out adds nothing, so that words forbidden in both (logits of -infinity) do not matter; a word that only
+    p_plain forbids makes it infinite.
+    """
     p, q = steered.log_softmax(-1), plain.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    return (p.exp() * (p - q).masked_fill(p == -torch.inf, 0.0)).sum(-1)
 
 
 def noise(model: Bridge) -> float:
