@@ -12,7 +12,7 @@ from torch import Tensor
 from .bridge import Bridge, HookFunction, Hooks, device
 from .frozen import exclusive, frozen
 from .plain import hooked
-from .support import check_supported, counts_from_zero
+from .support import check_rotary_side, check_supported, counts_from_zero
 from .tokenizer import tokenizer_of
 
 
@@ -28,9 +28,10 @@ def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     """Pad rows of token ids on one side, on the model's device.
 
     Raises:
-        UnsupportedModelError: a model whose passes would be wrong.
+        UnsupportedModelError: a model whose passes would be wrong, or rows that would change one another's rotary embedding.
     """
     check_supported(model)
+    check_rotary_side(model, [(len(row), len(row)) for row in rows])
     width = max(map(len, rows))
     fill = tokenizer_of(model).pad_token_id
     if fill is None or not 0 <= fill < model.cfg.d_vocab:  # masked, so any token the embedding has will do

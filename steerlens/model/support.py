@@ -2,9 +2,11 @@
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 SWITCHING = frozenset({"longrope", "dynamic"})
 """Kinds of rotary scaling that change every position's embedding once the longest row of a pass is over a limit."""
@@ -99,14 +101,27 @@ class Switching(NamedTuple):
     """Tokens beyond which it changes."""
 
 
-def _switching(model: Any) -> Switching | None:
+def switching(model: Any) -> list[Switching]:
+    """The rotary scalings that do so, of the whole model or of its kinds of layers (sliding and full attention)."""
     config = model.original_model.config
-    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, Mapping) else None
-    if kind not in SWITCHING:
-        return None
-    original = scaling.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    return Switching(kind, int(original or config.max_position_embeddings))
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    found = []
+    for scaling in _scalings(given):
+        kind = scaling.get("rope_type", scaling.get("type"))
+        if kind in SWITCHING:
+            original = scaling.get("original_max_position_embeddings")
+            original = original or getattr(config, "original_max_position_embeddings", None)
+            found.append(Switching(kind, int(original or config.max_position_embeddings)))
+    return found
+
+
+def _scalings(given: Any) -> Iterator[Mapping[str, Any]]:
+    """Mappings of rotary settings, however deep they lie in one another."""
+    if isinstance(given, Mapping):
+        yield given
+        for inner in given.values():
+            yield from _scalings(inner)
 
 
 def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]]) -> None:
@@ -121,8 +136,24 @@ def check_rotary_side(model: Any, lengths: Sequence[tuple[int, int]]) -> None:
     Raises:
         UnsupportedModelError: rows on both sides of the limit, one that crosses it, or (dynamic NTK) one beyond it.
     """
-    found = _switching(model)
-    if found is None or all(last <= found.limit for _, last in lengths):
+    for found in switching(model):
+        _check_side(model, found, lengths)
+
+
+def check_rotary_pass(model: Any, token_mask: Tensor, past: int) -> None:
+    """`check_rotary_side` of one pass over rows whose first `past` columns are cached.
+
+    Args:
+        token_mask: real tokens, those in the cache too; (batch, all tokens).
+    """
+    if switching(model):
+        last = token_mask.sum(-1)
+        first = token_mask[:, :past].sum(-1) if past else last
+        check_rotary_side(model, list(zip(first.tolist(), last.tolist(), strict=True)))
+
+
+def _check_side(model: Any, found: Switching, lengths: Sequence[tuple[int, int]]) -> None:
+    if all(last <= found.limit for _, last in lengths):
         return
     every_length = found.kind == "dynamic"
     if not every_length and all(first > found.limit for first, _ in lengths):
