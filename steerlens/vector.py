@@ -14,7 +14,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -24,7 +23,7 @@ from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 from .result import html_facts
-from .vector_file import FIELDS, content_of, packed, unpacked
+from .vector_file import FIELDS, check_history, content_of, packed, unpacked
 from .vector_file import VectorFileError as VectorFileError
 
 if TYPE_CHECKING:
@@ -37,11 +36,12 @@ ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
 
 
+def _refuse(*_args: Any, **_kwargs: Any) -> Any:
+    raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
+
+
 class ReadOnly(dict[str, Any]):
     """A dict that is not written to; copies and pickles like one."""
-
-    def _refuse(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
 
     __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
 
@@ -50,6 +50,30 @@ class ReadOnly(dict[str, Any]):
 
     def __deepcopy__(self, memo: Any) -> "ReadOnly":
         return ReadOnly(deepcopy(dict(self), memo))
+
+
+class ReadOnlyList(list[Any]):
+    """A list that is not written to; copies and pickles like one."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # pyright: ignore - narrower than list's on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnlyList, (list(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnlyList":
+        return ReadOnlyList(deepcopy(list(self), memo))
+
+
+def _kept_values(value: Any, where: str) -> Any:
+    """A read-only copy of JSON values, tuples as lists; ValueError for what JSON does not keep as it is."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{where} has the key {name!r:.60}; keys must be text")
+        return ReadOnly({name: _kept_values(each, f"{where}[{name!r:.40}]") for name, each in value.items()})
+    if isinstance(value, list | tuple):
+        return ReadOnlyList([_kept_values(each, f"{where}[{index}]") for index, each in enumerate(value)])
+    return deepcopy(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +137,7 @@ class SteeringVector:
         store(self, "factor", float(self.factor))
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
-        store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
+        store(self, "provenance", _kept_values(self.provenance, "the provenance"))
         if self.history is not None:
             history = self.history.copy()
             history.attrs |= {name: self.provenance[name] for name in _HISTORY_ATTRS if name in self.provenance}
@@ -362,6 +386,9 @@ def _own_copy(name: str, tensor: Any) -> Tensor | None:
         given = torch.as_tensor(tensor)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"the {name} is of type {type(tensor).__name__}; it must be a tensor of real numbers") from error
+    if given.layout != torch.strided or given.is_meta or given.is_quantized or given.is_nested:
+        kind = "meta" if given.is_meta else str(given.layout if given.layout != torch.strided else given.dtype)
+        raise ValueError(f"the {name} is a tensor of another kind ({kind}): give a dense one with numbers")
     if given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"the {name} holds {given.dtype} entries; it must hold real numbers")
     return given.detach().to("cpu", torch.float32).clone()
@@ -384,17 +411,14 @@ def _check_kept(sv: SteeringVector) -> None:
     if not isinstance(sv.provenance, Mapping):
         raise ValueError(f"the provenance is of type {type(sv.provenance).__name__}; it must hold JSON values by name")
     try:
-        json.dumps(dict(sv.provenance))
+        json.dumps(_kept_values(sv.provenance, "the provenance"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the provenance must hold JSON values by name: {error}") from error
     if sv.history is None:
         return
     if not isinstance(sv.history, pd.DataFrame):
         raise ValueError(f"the history is of type {type(sv.history).__name__}; it must be a DataFrame")
-    try:
-        sv.history.to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the history must hold numbers only: {error}") from error
+    check_history(sv.history)
 
 
 def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tensor | None) -> None:

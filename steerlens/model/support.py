@@ -1,6 +1,7 @@
 """What can be steered: the rules that refuse a model, each with its reason. `docs/architectures.md` has the whole table."""
 
 import inspect
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         _always,
         "its blocks return lists, which TransformerLens does not hook, and with an attention mask tokens see later ones",
     ),
+    "BertLMHeadModel": (lambda config: not config.is_decoder, "without is_decoder its tokens see later ones"),
     "DeepseekV4ForCausalLM": (_always, "several residual streams run between its blocks, so that there is none to add to"),
     "HrmTextForCausalLM": (_always, "its blocks are two stacks that run several times in a pass"),
     "RecurrentGemmaForCausalLM": (_always, "it keeps its state inside its modules and ignores the attention mask"),
@@ -43,6 +45,16 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """Hugging Face class -> (whether it holds for a configuration, why)."""
+
+ONLY = "steerlens steers causal language models of text"
+OTHER_HEADS = {
+    "a masked language model": re.compile(r"For(MaskedLM|PreTraining|NextSentencePrediction)$"),
+    "a classifier, whose language head is not trained": re.compile(r"For\w*Classification$|RewardModel$"),
+    "a model that answers by choosing, whose language head is not trained": re.compile(
+        r"For(QuestionAnswering|MultipleChoice)$"
+    ),
+}
+"""What a class is -> how its name ends."""
 
 _checked: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
@@ -70,11 +82,27 @@ def check_class(hf_class: str, config: Any, name: str) -> None:
     """Refuse a Hugging Face class by its configuration, before or after its weights are read.
 
     Raises:
-        UnsupportedModelError: it is in `REFUSED`.
+        UnsupportedModelError: it is in `REFUSED`, or no causal language model of text.
     """
+    if (kind := _other_kind(hf_class)) is not None:
+        raise UnsupportedModelError(f"{name} ({hf_class}) is {kind}: {ONLY}")
     holds, why = REFUSED.get(hf_class, (None, ""))
     if holds is not None and holds(config):
         raise UnsupportedModelError(f"{name} ({hf_class}) cannot be steered: {why}")
+
+
+def _other_kind(hf_class: str) -> str | None:
+    """What a class is that is no causal language model of text, as far as its name says."""
+    from transformer_lens.utilities import architectures as known
+
+    kinds = {
+        "an encoder-decoder model": known.SEQ2SEQ_ARCHITECTURES,
+        "a model of audio": known.AUDIO_ARCHITECTURES | known.AUDIO_TEXT_ARCHITECTURES,
+        "a masked language model": known.MASKED_LM_ARCHITECTURES,
+        "a model of images": known.VISION_ARCHITECTURES,
+    }
+    named = (kind for kind, members in kinds.items() if hf_class in members)
+    return next(named, None) or next((kind for kind, name in OTHER_HEADS.items() if name.search(hf_class)), None)
 
 
 def keeps_cache(model: Any) -> bool:

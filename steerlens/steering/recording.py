@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import check_ordered
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, model_name
@@ -59,6 +60,7 @@ def encode(
             part = rows[start : start + batch_size]
             answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stop_tokens(model, chat=chat))
     else:
+        check_ordered(responses, "the responses")
         texts = [responses] if isinstance(responses, str) else list(responses)
         if len(texts) != len(rows):
             raise ValueError(f"{len(texts)} responses for {len(rows)} prompts: give one per prompt")
