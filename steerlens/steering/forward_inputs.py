@@ -99,8 +99,8 @@ def _unreadable(mask: Any, cache: Any, wanted: tuple[int, int]) -> str:
         return text
     kind = type(cache).__name__
     return (
-        f"the model was given a {kind}, for which transformers makes masks that steering does not read: generate with a dynamic "
-        f"cache (leave cache_implementation and past_key_values out), or with steerlens.generate ({text})"
+        f"the model was given a {kind}, for which transformers makes masks that steering does not read: generate with a "
+        f"dynamic cache (leave cache_implementation and past_key_values out), or with steerlens.generate ({text})"
     )
 
 
