@@ -169,7 +169,13 @@ def _config(source: Source, boot: Mapping[str, Any]) -> Any:
     if source.gguf_file is not None:
         _check_gguf(boot)
     with _reading(source):
-        return AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
+        config = AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
+    if source.gguf_file is not None and not config.architectures:  # TransformerLens goes by it, and some files leave it empty
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        config.architectures = None if known is None else [known]
+    return config
 
 
 def _tokenizer(source: Source, boot: Mapping[str, Any]) -> Any:
