@@ -222,7 +222,8 @@ class _Whole:
 
         if isinstance(self._class, type) and issubclass(self._class, PreTrainedModel):
             settings.pop("code_revision", None)
-        model, info = self._class.from_pretrained(path, output_loading_info=True, **settings)
+        load: Any = self._class.from_pretrained
+        model, info = load(path, output_loading_info=True, **settings)
         missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
         if missing:
             listed = list(getattr(self._config, "architectures", None) or [type(model).__name__])

@@ -14,7 +14,13 @@ import steerlens
 from steerlens.model.support import UnsupportedModelError, check_supported
 from steerlens.steering.recording import encode
 
-SIZE = {"vocab_size": 178, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZE: dict[str, Any] = {
+    "vocab_size": 178,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 
 
 def saved(folder: Path, model: Any) -> Path:
@@ -88,7 +94,7 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
 
 
 def test_a_bare_model_whose_head_is_its_embedding(tmp_path: Path) -> None:
-    plain = hf.GPT2Model(hf.GPT2Config(vocab_size=178, n_embd=48, n_layer=2, n_head=4))
+    plain: Any = hf.GPT2Model(hf.GPT2Config(vocab_size=178, n_embd=48, n_layer=2, n_head=4))
     model = steerlens.load_model(saved(tmp_path, plain), device="cpu")
     assert model.original_model.get_output_embeddings().weight.equal(plain.wte.weight)
     tied = steerlens.load_model(saved(tmp_path / "tied", llama("LlamaModel", tie_word_embeddings=True)), device="cpu")

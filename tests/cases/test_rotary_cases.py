@@ -29,7 +29,9 @@ def nested(folder: Path, kind: str) -> Talker:
     """A Gemma 3 whose layers of full attention alone are scaled."""
     torch.manual_seed(3)
     config = small_llama(100).config.to_diff_dict()
-    shape = {name: value for name, value in config.items() if isinstance(value, (int, float)) and "rope" not in name}
+    shape: dict[str, Any] = {
+        name: value for name, value in config.items() if isinstance(value, (int, float)) and "rope" not in name
+    }
     tokenizer = characters(folder / "t", CHATML)
     rope = {"full_attention": scaling(kind), "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
