@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -23,7 +22,8 @@ from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 from .result import html_facts
-from .vector_file import FIELDS, check_history, content_of, packed, unpacked
+from .vector_file import FIELDS, check_history, content_of, kept_values, packed, unpacked
+from .vector_file import ReadOnly as ReadOnly
 from .vector_file import VectorFileError as VectorFileError
 
 if TYPE_CHECKING:
@@ -34,46 +34,6 @@ _HISTORY_ATTRS = ("config_source", "objective")
 """What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
-
-
-def _refuse(*_args: Any, **_kwargs: Any) -> Any:
-    raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
-
-
-class ReadOnly(dict[str, Any]):
-    """A dict that is not written to; copies and pickles like one."""
-
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReadOnly, (dict(self),)
-
-    def __deepcopy__(self, memo: Any) -> "ReadOnly":
-        return ReadOnly(deepcopy(dict(self), memo))
-
-
-class ReadOnlyList(list[Any]):
-    """A list that is not written to; copies and pickles like one."""
-
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # pyright: ignore - narrower than list's on purpose
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReadOnlyList, (list(self),)
-
-    def __deepcopy__(self, memo: Any) -> "ReadOnlyList":
-        return ReadOnlyList(deepcopy(list(self), memo))
-
-
-def _kept_values(value: Any, where: str) -> Any:
-    """A read-only copy of JSON values, tuples as lists; ValueError for what JSON does not keep as it is."""
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise ValueError(f"{where} has the key {name!r:.60}; keys must be text")
-        return ReadOnly({name: _kept_values(each, f"{where}[{name!r:.40}]") for name, each in value.items()})
-    if isinstance(value, list | tuple):
-        return ReadOnlyList([_kept_values(each, f"{where}[{index}]") for index, each in enumerate(value)])
-    return deepcopy(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +97,7 @@ class SteeringVector:
         store(self, "factor", float(self.factor))
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
-        store(self, "provenance", _kept_values(self.provenance, "the provenance"))
+        store(self, "provenance", kept_values(self.provenance, "the provenance"))
         if self.history is not None:
             history = self.history.copy()
             history.attrs |= {name: self.provenance[name] for name in _HISTORY_ATTRS if name in self.provenance}
@@ -411,7 +371,7 @@ def _check_kept(sv: SteeringVector) -> None:
     if not isinstance(sv.provenance, Mapping):
         raise ValueError(f"the provenance is of type {type(sv.provenance).__name__}; it must hold JSON values by name")
     try:
-        json.dumps(_kept_values(sv.provenance, "the provenance"))
+        json.dumps(kept_values(sv.provenance, "the provenance"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the provenance must hold JSON values by name: {error}") from error
     if sv.history is None:

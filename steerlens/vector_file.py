@@ -7,6 +7,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,46 @@ LONGEST_HEADER, LARGEST = 100 * 2**20, 2**30
 
 class VectorFileError(ValueError):
     """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
+
+
+def _refuse(*_args: Any, **_kwargs: Any) -> Any:
+    raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
+
+
+class ReadOnly(dict[str, Any]):
+    """A dict that is not written to; copies and pickles like one."""
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnly, (dict(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnly":
+        return ReadOnly(deepcopy(dict(self), memo))
+
+
+class ReadOnlyList(list[Any]):
+    """A list that is not written to; copies and pickles like one."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # pyright: ignore - narrower than list's on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnlyList, (list(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnlyList":
+        return ReadOnlyList(deepcopy(list(self), memo))
+
+
+def kept_values(value: Any, where: str) -> Any:
+    """A read-only copy of JSON values, tuples as lists; ValueError for what JSON does not keep as it is."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{where} has the key {name!r:.60}; keys must be text")
+        return ReadOnly({name: kept_values(each, f"{where}[{name!r:.40}]") for name, each in value.items()})
+    if isinstance(value, list | tuple):
+        return ReadOnlyList([kept_values(each, f"{where}[{index}]") for index, each in enumerate(value)])
+    return deepcopy(value)
 
 
 def content_of(path: Path) -> bytes:

@@ -95,7 +95,7 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
 
 def test_a_bare_model_whose_head_is_its_embedding(tmp_path: Path) -> None:
     plain: Any = hf.GPT2Model(hf.GPT2Config(vocab_size=178, n_embd=48, n_layer=2, n_head=4))
-    model = steerlens.load_model(saved(tmp_path, plain), device="cpu")
+    model: Any = steerlens.load_model(saved(tmp_path, plain), device="cpu")
     assert model.original_model.get_output_embeddings().weight.equal(plain.wte.weight)
     tied = steerlens.load_model(saved(tmp_path / "tied", llama("LlamaModel", tie_word_embeddings=True)), device="cpu")
     assert type(tied.original_model).__name__ == "LlamaForCausalLM"
