@@ -107,18 +107,34 @@ def _instance_of(kind: type) -> Kind | None:
     return Kind(f"{article} {kind.__name__}", f"{kind.__name__}s", lambda value: isinstance(value, kind))
 
 
+def check_ordered(values: Any, name: str) -> None:
+    """Raise ValueError for a set where the order matters, which differs from run to run."""
+    if isinstance(values, (set, frozenset)):
+        raise ValueError(f"{name} are a set, which has no order: give a list")
+
+
+def check_bridge(model: Any) -> None:
+    """Raise TypeError for what is no TransformerLens bridge."""
+    if not all(hasattr(model, name) for name in ("cfg", "hooks", "original_model", "tokenizer")):
+        raise TypeError(f"expected a TransformerBridge, as steerlens.load_model gives, got {type(model).__name__}")
+
+
 def checked_call(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose arguments must be what its annotations ask for, as far as `kind_of` tells.
+    """The function, whose arguments must be what its annotations ask for, as far as `kind_of` tells; its model first.
 
     Raises (when it is called):
         TypeError: an argument is something else; the message names it and says what it must be.
     """
     signature = inspect.signature(function)
+    takes_a_bridge = "model" in signature.parameters and signature.parameters["model"].annotation is Any
     kinds = {name: kind for name, given in signature.parameters.items() if (kind := kind_of(given.annotation)) is not None}
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        given = signature.bind(*args, **kwargs).arguments
+        if takes_a_bridge:
+            check_bridge(given["model"])
+        for name, value in given.items():
             if name in kinds:
                 check_argument(name, value, kinds[name])
         return function(*args, **kwargs)

@@ -92,6 +92,8 @@ def derived_seed(*parts: object) -> int:
 
 def prompt_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int]:
     """The seed of each of `n` prompts, from one for the batch or one per prompt, of any integer type."""
+    if isinstance(seed, (set, frozenset)):
+        raise ValueError("the seeds are a set, which has no order: give a list")
     try:
         seeds = list(map(operator.index, seed)) if isinstance(seed, Iterable) else row_seeds(operator.index(seed), n)
     except TypeError as error:

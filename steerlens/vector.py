@@ -8,13 +8,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -24,7 +22,8 @@ from .files import write_atomically
 from .interventions import DIRECTED, REFT, Weights, intervention
 from .positions import canonical_positions
 from .result import html_facts
-from .vector_file import FIELDS, content_of, packed, unpacked
+from .vector_file import FIELDS, check_history, content_of, kept_values, packed, unpacked
+from .vector_file import ReadOnly as ReadOnly
 from .vector_file import VectorFileError as VectorFileError
 
 if TYPE_CHECKING:
@@ -35,21 +34,6 @@ _HISTORY_ATTRS = ("config_source", "objective")
 """What a history says of itself, in `attrs`, from the provenance."""
 ORTHONORMAL = 1e-4
 """How far U^T U of a LoReFT may be from the identity."""
-
-
-class ReadOnly(dict[str, Any]):
-    """A dict that is not written to; copies and pickles like one."""
-
-    def _refuse(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
-
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReadOnly, (dict(self),)
-
-    def __deepcopy__(self, memo: Any) -> "ReadOnly":
-        return ReadOnly(deepcopy(dict(self), memo))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +97,7 @@ class SteeringVector:
         store(self, "factor", float(self.factor))
         store(self, "layer", int(self.layer))
         store(self, "positions", canonical_positions(self.positions))
-        store(self, "provenance", ReadOnly(deepcopy(dict(self.provenance))))
+        store(self, "provenance", kept_values(self.provenance, "the provenance"))
         if self.history is not None:
             history = self.history.copy()
             history.attrs |= {name: self.provenance[name] for name in _HISTORY_ATTRS if name in self.provenance}
@@ -362,6 +346,9 @@ def _own_copy(name: str, tensor: Any) -> Tensor | None:
         given = torch.as_tensor(tensor)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"the {name} is of type {type(tensor).__name__}; it must be a tensor of real numbers") from error
+    if given.layout != torch.strided or given.is_meta or given.is_quantized or given.is_nested:
+        kind = "meta" if given.is_meta else str(given.layout if given.layout != torch.strided else given.dtype)
+        raise ValueError(f"the {name} is a tensor of another kind ({kind}): give a dense one with numbers")
     if given.is_complex() or given.dtype == torch.bool:
         raise ValueError(f"the {name} holds {given.dtype} entries; it must hold real numbers")
     return given.detach().to("cpu", torch.float32).clone()
@@ -384,17 +371,14 @@ def _check_kept(sv: SteeringVector) -> None:
     if not isinstance(sv.provenance, Mapping):
         raise ValueError(f"the provenance is of type {type(sv.provenance).__name__}; it must hold JSON values by name")
     try:
-        json.dumps(dict(sv.provenance))
+        json.dumps(kept_values(sv.provenance, "the provenance"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the provenance must hold JSON values by name: {error}") from error
     if sv.history is None:
         return
     if not isinstance(sv.history, pd.DataFrame):
         raise ValueError(f"the history is of type {type(sv.history).__name__}; it must be a DataFrame")
-    try:
-        sv.history.to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the history must hold numbers only: {error}") from error
+    check_history(sv.history)
 
 
 def _check_shapes(form: str, direction: Tensor, read: Tensor | None, bias: Tensor | None) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,46 @@ LONGEST_HEADER, LARGEST = 100 * 2**20, 2**30
 
 class VectorFileError(ValueError):
     """The file is not an intact steerlens vector: damaged, truncated, of another kind, or of a later schema."""
+
+
+def _refuse(*_args: Any, **_kwargs: Any) -> Any:
+    raise TypeError("the provenance of a vector is not written to: make a new vector with sv.replace(...)")
+
+
+class ReadOnly(dict[str, Any]):
+    """A dict that is not written to; copies and pickles like one."""
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # pyright: ignore - narrower than dict's on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnly, (dict(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnly":
+        return ReadOnly(deepcopy(dict(self), memo))
+
+
+class ReadOnlyList(list[Any]):
+    """A list that is not written to; copies and pickles like one."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # pyright: ignore - narrower than list's on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadOnlyList, (list(self),)
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnlyList":
+        return ReadOnlyList(deepcopy(list(self), memo))
+
+
+def kept_values(value: Any, where: str) -> Any:
+    """A read-only copy of JSON values, tuples as lists; ValueError for what JSON does not keep as it is."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{where} has the key {name!r:.60}; keys must be text")
+        return ReadOnly({name: kept_values(each, f"{where}[{name!r:.40}]") for name, each in value.items()})
+    if isinstance(value, list | tuple):
+        return ReadOnlyList([kept_values(each, f"{where}[{index}]") for index, each in enumerate(value)])
+    return deepcopy(value)
 
 
 def content_of(path: Path) -> bytes:
@@ -52,6 +93,21 @@ def content_of(path: Path) -> bytes:
         return file.read(length)
 
 
+def check_history(history: pd.DataFrame) -> None:
+    """Raise ValueError for a history that a file would not give back as it is."""
+    names = list(history.columns)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"the history has the columns {names!r:.80}; they must be texts, each once")
+    if not history.index.equals(pd.RangeIndex(len(history))):
+        raise ValueError("the history has an index, which no file keeps: use reset_index()")
+    for name in names:
+        column = history[name]
+        if not isinstance(column.dtype, np.dtype) or column.dtype.kind not in "fiub" or column.dtype.itemsize > 8:
+            raise ValueError(f"the history must hold numbers only: {name!r} is of dtype {column.dtype}")
+        if column.dtype.kind in "iu" and bool((column.astype(np.float64).abs() > 2**53).any()):
+            raise ValueError(f"the history's {name!r} holds whole numbers over 2**53, which no file keeps")
+
+
 def packed(
     fields: Mapping[str, Any], provenance: Mapping[str, Any], history: pd.DataFrame | None, tensors: Mapping[str, Tensor]
 ) -> bytes:
@@ -65,7 +121,8 @@ def packed(
     kept = dict(tensors)
     header: dict[str, Any] = {**fields, "schema": SCHEMA, "provenance": dict(provenance), "history": None}
     if history is not None:
-        header["history"] = list(map(str, history.columns))
+        header["history"] = list(history.columns)
+        header["history_dtypes"] = [str(dtype) for dtype in history.dtypes]
         kept["history"] = torch.from_numpy(np.ascontiguousarray(history.to_numpy(np.float64)))
     payload = json.dumps(header)
     return safetensors.torch.save(kept, {"steerlens": payload, "sha256": _checksum(payload, kept)})
@@ -96,9 +153,20 @@ def unpacked(content: bytes) -> dict[str, Any]:
     history = None
     if header["history"] is not None:
         history = pd.DataFrame(tensors["history"].numpy(), columns=header["history"])
-        history = history.astype({name: int for name in ("step", "epoch") if name in history})
+        dtypes = header.get("history_dtypes")
+        if dtypes is None:  # files of before they were kept
+            history = history.astype({name: int for name in ("step", "epoch") if name in history})
+        else:
+            history = history.astype(dict(zip(header["history"], map(_number_dtype, dtypes), strict=True)))
     fields = {name: header[name] for name in FIELDS} | {name: tensors.get(name) for name in ("direction", "read", "bias")}
     return fields | {"provenance": header["provenance"], "history": history}
+
+
+def _number_dtype(name: Any) -> np.dtype[Any]:
+    dtype = np.dtype(str(name))
+    if dtype.kind not in "fiub":
+        raise VectorFileError(f"a column of the history is of dtype {name!r:.40}, which holds no numbers")
+    return dtype
 
 
 def _checksum(payload: str, tensors: Mapping[str, Tensor]) -> str:

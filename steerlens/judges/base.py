@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from ..arguments import check_ordered
 from ..reproducibility import class_name, digest, function_text, plain_text
 from ..scores import Scores
 
@@ -66,9 +67,15 @@ class ScriptedJudge:
         script: `Scores`, exceptions to raise, or a function `(concept, prompt, response) -> Scores`.
 
     `calls` keeps the arguments of every call. Asking beyond the end of a list raises IndexError.
+
+    Raises:
+        TypeError: the script is neither a function nor a list of replies.
     """
 
     def __init__(self, script: Callable[[str, str, str], Scores] | Iterable[Scores | Exception]) -> None:
+        if isinstance(script, (str, bytes, Mapping, Scores, type)) or not (callable(script) or isinstance(script, Iterable)):
+            raise TypeError(f"the script is {script!r:.60}; it must be a function or a list of Scores")
+        check_ordered(script, "the replies")
         self._replies = script if callable(script) else list(script)
         self.calls: list[tuple[str, str, str]] = []
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arguments import is_whole
 from ..data import DataError, Prompt, SteeringData
 from ..positions import PositionFunction, position_mask, prompt_tokens
-from .bridge import Bridge, context_length, model_name
+from .bridge import Bridge, check_tokens, context_length, model_name
 from .chat import Encoded, encode_with_responses
 from .forward import Padded, pad
 from .support import check_rotary_side
@@ -97,7 +97,10 @@ def _encoded(
 ) -> Encoded:
     """A row's token ids; what the template refuses is said with the row."""
     try:
-        return encode_with_responses(model, prompt, texts, max_tokens=max_tokens, append_eos=append_eos)
+        encoded = encode_with_responses(model, prompt, texts, max_tokens=max_tokens, append_eos=append_eos)
+        for ids in (encoded.prompt, *encoded.responses):
+            check_tokens(model, ids, "it")
+        return encoded
     except ValueError as error:
         raise DataError(f"row {number}: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arguments import is_whole
+from ..arguments import check_bridge, is_whole
 from .support import check_supported
 
 if TYPE_CHECKING:
@@ -63,9 +63,23 @@ def device(model: Bridge) -> torch.device:
 
 def check_model(model: Bridge) -> None:
     """Raise TypeError for what is no TransformerLens bridge, UnsupportedModelError for a model that cannot be steered."""
-    if not all(hasattr(model, name) for name in ("cfg", "hooks", "original_model", "tokenizer")):
-        raise TypeError(f"expected a TransformerBridge, as steerlens.load_model gives, got {type(model).__name__}")
+    check_bridge(model)
     check_supported(model)
+
+
+def check_tokens(model: Bridge, row: Sequence[int], where: str) -> None:
+    """Raise ValueError for a token that the model's embedding does not have, as where a tokenizer is another model's.
+
+    Args:
+        where: the row's name in the message, such as "prompt 3".
+    """
+    size = int(model.cfg.d_vocab)
+    if row and not 0 <= min(row) <= max(row) < size:
+        outside = next(token for token in row if not 0 <= token < size)
+        raise ValueError(
+            f"{where} has the token {outside}, and {model_name(model)} has embeddings for 0 to {size - 1} only: its "
+            "tokenizer has more tokens than the model; load the model with its own"
+        )
 
 
 def check_layer(model: Bridge, layer: int) -> None:

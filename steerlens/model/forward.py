@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .bridge import Bridge, HookFunction, Hooks, device
+from .bridge import Bridge, HookFunction, Hooks, check_tokens, device
 from .frozen import exclusive, frozen
 from .plain import hooked
-from .support import check_supported, counts_from_zero
+from .support import check_rotary_side, check_supported, counts_from_zero
 from .tokenizer import tokenizer_of
 
 
@@ -28,9 +28,13 @@ def pad(model: Bridge, rows: Sequence[Sequence[int]], side: str) -> Padded:
     """Pad rows of token ids on one side, on the model's device.
 
     Raises:
-        UnsupportedModelError: a model whose passes would be wrong.
+        UnsupportedModelError: a model whose passes would be wrong, or rows that would change one another's rotary embedding.
+        ValueError: a token that the embedding does not have.
     """
     check_supported(model)
+    check_rotary_side(model, [(len(row), len(row)) for row in rows])
+    for number, row in enumerate(rows):
+        check_tokens(model, row, f"row {number} of the batch")
     width = max(map(len, rows))
     fill = tokenizer_of(model).pad_token_id
     if fill is None or not 0 <= fill < model.cfg.d_vocab:  # masked, so any token the embedding has will do

@@ -4,7 +4,8 @@ import copy
 import importlib.util
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from ..arguments import checked_call
 from ..files import TERRARIUM_WEIGHTS
 from .bridge import Bridge
-from .support import check_class, check_supported
+from .support import ONLY, UnsupportedModelError, check_class, check_supported
 from .tokenizer import remember
 
 REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
@@ -54,8 +55,9 @@ def load_model(
         TypeError: a name that is no text.
         FileNotFoundError: what looks like a path does not exist, or the folder has no such GGUF file.
         ValueError: the dtype is unknown, the architecture is not one of a causal text model (or TransformerLens does not know
-            it), or an argument does not go with GGUF.
-        UnsupportedModelError: the architecture cannot be steered rightly (see docs/architectures.md).
+            it), a GGUF file is damaged, or an argument does not go with GGUF.
+        UnsupportedModelError: the architecture cannot be steered rightly (see docs/architectures.md), or the checkpoint lacks
+            weights that the model needs, such as those of the head of a language model.
         ImportError: the model needs a package that is not installed; nothing is ever installed for it.
     """
     source = find_source(name_or_path, gguf_file)
@@ -63,22 +65,24 @@ def load_model(
     given = boot.pop("tokenizer", None)
     loaded = boot.get("hf_model")
     config = loaded.config if loaded is not None else _config(source, boot)
-    check_architecture(config, str(name_or_path))
+    name = str(name_or_path)
+    check_architecture(config, name)
     tokenizer = given if given is not None else _tokenizer(source, boot)
     if source.gguf_file is not None:
-        boot["hf_model"] = _from_gguf(source, config, kind, boot)
-    model = _boot(source, kind, tokenizer, boot)
-    if str(name_or_path) != source.path:
-        model.cfg.model_name = str(name_or_path)
+        boot["hf_model"] = _from_gguf(source, config, kind, name, boot)
+        name = str(Path(name) / source.gguf_file) if gguf_file is not None else name
+    model = _boot(source, kind, tokenizer, name, config, boot)
+    if name != source.path:
+        model.cfg.model_name = name
     remember(model, tokenizer, template_args or {})
     check_supported(model)
     return model
 
 
 def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A floating dtype from its name; ValueError for what is none."""
+    """A dtype that models run in, from its name; ValueError for what is none."""
     found = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(f'dtype {dtype!r} is unknown; use "float32", "bfloat16" or "float16"')
     return found
 
@@ -129,27 +133,33 @@ def check_architecture(config: Any, name: str) -> None:
         UnsupportedModelError: a causal one that cannot be steered rightly.
         ImportError: a model of text and images whose processor needs torchvision, which is not installed.
     """
-    from transformer_lens.utilities import architectures as known
+    from transformer_lens.utilities.architectures import MULTIMODAL_ARCHITECTURES
 
     listed = list(getattr(config, "architectures", None) or [])
-    found = listed[0] if listed else type(config).__name__.replace("Config", "ForCausalLM")
-    kinds = {
-        "an encoder-decoder model": known.SEQ2SEQ_ARCHITECTURES,
-        "a model of audio": known.AUDIO_ARCHITECTURES | known.AUDIO_TEXT_ARCHITECTURES,
-        "a masked language model": known.MASKED_LM_ARCHITECTURES,
-        "a model of images": known.VISION_ARCHITECTURES,
-    }
-    kind = next((kind for kind, members in kinds.items() if found in members), None)
-    if kind is None and getattr(config, "is_encoder_decoder", False):
-        kind = "an encoder-decoder model"
-    if kind is not None:
-        raise ValueError(f"{name} ({found}) is {kind}: steerlens steers causal language models of text")
+    found = str(listed[0]) if listed else type(config).__name__.replace("Config", "ForCausalLM")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} ({found}) is an encoder-decoder model: {ONLY}")
     check_class(found, config, name)
-    if found in known.MULTIMODAL_ARCHITECTURES and importlib.util.find_spec("torchvision") is None:
+    taken = _taken_for(config)
+    if taken is None:
+        raise UnsupportedModelError(f"{name} ({found}) cannot be steered: TransformerLens has no adapter for it")
+    if taken != found:
+        check_class(taken, config, f"{name} ({found}), as TransformerLens takes it,")
+    if found in MULTIMODAL_ARCHITECTURES and importlib.util.find_spec("torchvision") is None:
         raise ImportError(
             f"{name} ({found}) takes images too, and its processor needs torchvision, which is not installed: install the "
             "torchvision that belongs to your torch, or load a text-only checkpoint of the family"
         )
+
+
+def _taken_for(config: Any) -> str | None:
+    """The class that TransformerLens takes a configuration for, or None."""
+    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+
+    try:
+        return determine_architecture_from_hf_config(config)
+    except ValueError:
+        return None
 
 
 def _config(source: Source, boot: Mapping[str, Any]) -> Any:
@@ -158,7 +168,14 @@ def _config(source: Source, boot: Mapping[str, Any]) -> Any:
     extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     if source.gguf_file is not None:
         _check_gguf(boot)
-    return AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
+    with _reading(source):
+        config = AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
+    if source.gguf_file is not None and not config.architectures:  # TransformerLens goes by it, and some files leave it empty
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        config.architectures = None if known is None else [known]
+    return config
 
 
 def _tokenizer(source: Source, boot: Mapping[str, Any]) -> Any:
@@ -166,7 +183,8 @@ def _tokenizer(source: Source, boot: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
-    return AutoTokenizer.from_pretrained(source.path, **_where(boot), **extra)
+    with _reading(source):
+        return AutoTokenizer.from_pretrained(source.path, **_where(boot), **extra)
 
 
 def _where(boot: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,10 +192,12 @@ def _where(boot: Mapping[str, Any]) -> dict[str, Any]:
     return {name: boot[name] for name in ("revision", "trust_remote_code") if boot.get(name) is not None}
 
 
-def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, boot: Mapping[str, Any]) -> Bridge:
+def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, name: str, config: Any, boot: Mapping[str, Any]) -> Bridge:
     """TransformerLens changes the tokenizer it is given, and reads its files again: it gets a copy that has files."""
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources.transformers.helpers import get_hf_model_class_for_architecture
 
+    whole = _Whole(boot.get("model_class") or get_hf_model_class_for_architecture(str(_taken_for(config))), name, config)
     with tempfile.TemporaryDirectory() as folder:
         theirs = copy.deepcopy(tokenizer)
         if source.gguf_file is not None:
@@ -185,7 +205,34 @@ def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, boot: Mapping[str,
             from transformers import AutoTokenizer
 
             theirs = AutoTokenizer.from_pretrained(folder)
-        return TransformerBridge.boot_transformers(source.path, dtype=dtype, tokenizer=theirs, **boot)
+        given = dict(boot) | {"model_class": whole}
+        return TransformerBridge.boot_transformers(source.path, dtype=dtype, tokenizer=theirs, **given)
+
+
+class _Whole:
+    """A class of Hugging Face models, of which only those are loaded whose weights are all in the files."""
+
+    def __init__(self, model_class: Any, name: str, config: Any) -> None:
+        self._class, self._name, self._config = model_class, name, config
+        self.from_config = model_class.from_config if hasattr(model_class, "from_config") else model_class
+
+    def from_pretrained(self, path: str, **settings: Any) -> Any:
+        """Raise UnsupportedModelError for weights that the files lack, which would be random."""
+        from transformers import PreTrainedModel
+
+        if isinstance(self._class, type) and issubclass(self._class, PreTrainedModel):
+            settings.pop("code_revision", None)
+        load: Any = self._class.from_pretrained
+        model, info = load(path, output_loading_info=True, **settings)
+        missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
+        if missing:
+            listed = list(getattr(self._config, "architectures", None) or [type(model).__name__])
+            text = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise UnsupportedModelError(
+                f"{self._name} ({listed[0]}) lacks weights of a {type(model).__name__}, which would be random: {text}: load a "
+                "checkpoint of a causal language model, with its head"
+            )
+        return model
 
 
 # --- GGUF -----------------------------------------------------------------------------------------------------------------
@@ -199,12 +246,27 @@ def _check_gguf(boot: Mapping[str, Any]) -> None:
         raise ValueError(f"{refused[0]} does not go with a GGUF file: leave it out, or convert the model to the usual format")
 
 
-def _from_gguf(source: Source, config: Any, dtype: torch.dtype, boot: Mapping[str, Any]) -> Any:
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    """Whatever a damaged GGUF file provokes in its reader is one kind of error to the caller."""
+    try:
+        yield
+    except (ImportError, UnsupportedModelError):
+        raise
+    except Exception as error:
+        if source.gguf_file is None:
+            raise
+        place = Path(source.path) / source.gguf_file
+        raise ValueError(f"{place}: a damaged or truncated GGUF file, or none ({type(error).__name__}: {error})") from error
+
+
+def _from_gguf(source: Source, config: Any, dtype: torch.dtype, name: str, boot: Mapping[str, Any]) -> Any:
     """The model with its weights dequantised, as a plain one."""
     from transformers import AutoModelForCausalLM
 
     files = {"gguf_file": source.gguf_file, "config": config}  # reading the configuration again takes seconds
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **files, **_where(boot))
+    with _reading(source):
+        model = _Whole(AutoModelForCausalLM, name, config).from_pretrained(source.path, dtype=dtype, **files, **_where(boot))
     vars(model.config).pop("quantization_config", None)  # they are plain weights now
     model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
     if boot.get("device") is not None:

@@ -311,8 +311,9 @@ def _probe(model: Bridge) -> list[Tensor]:
 
 
 def relative(ours: Tensor, right: Tensor) -> float:
-    """The largest difference over the largest logit; infinite where something is not finite."""
-    apart = float((ours - right).abs().max() / right.abs().max())
+    """The largest difference over the largest logit; infinite where something but words forbidden in both is not finite."""
+    forbidden = right == -torch.inf
+    apart = float((ours - right).masked_fill(forbidden & (ours == right), 0).abs().max() / right[~forbidden].abs().max())
     return apart if math.isfinite(apart) else math.inf
 
 

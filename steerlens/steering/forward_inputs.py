@@ -93,13 +93,22 @@ def _read_pass(kwargs: Mapping[str, Any]) -> PassInput:
     mask = kwargs.get("attention_mask")
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape != (batch, past + length):
-            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(
-                f"the attention mask is {shape}; steering reads the padding from a mask of shape (batch, all tokens) "
-                f"= ({batch}, {past + length})"
-            )
+            raise ValueError(_unreadable(mask, cache, (batch, past + length)))
         mask = mask.bool()
     return PassInput(batch, length, past, mask, tokens, cache, given if tokens is None else None)
+
+
+def _unreadable(mask: Any, cache: Any, wanted: tuple[int, int]) -> str:
+    """Why padding is not read from a mask, and what to do."""
+    shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+    text = f"the attention mask is {shape}; steering reads the padding from a mask of shape (batch, all tokens) = {wanted}"
+    if cache is None or not getattr(cache, "is_compileable", False):
+        return text
+    kind = type(cache).__name__
+    return (
+        f"the model was given a {kind}, for which transformers makes masks that steering does not read: generate with a "
+        f"dynamic cache (leave cache_implementation and past_key_values out), or with steerlens.generate ({text})"
+    )
 
 
 def enclosing_generation(model: Bridge) -> FrameType | None:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..arguments import checked_call
+from ..arguments import check_ordered, checked_call
 from ..data import Prompt, check_prompt
 from ..model.batches import check_batch_size, check_context
-from ..model.bridge import Bridge, check_model
+from ..model.bridge import Bridge, check_model, check_tokens
 from ..model.chat import decode_response, encode_prompt, response_stops
 from ..model.memory import rows_that_fit
 from ..model.support import check_rotary_side
@@ -106,6 +106,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts; one text or one conversation becomes a list of one."""
     if isinstance(prompts, str):
         return [prompts]
+    check_ordered(prompts, "the prompts")
     if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
         raise ValueError(f"expected a text, a list of messages, or a list of prompts, got {type(prompts).__name__}")
     batch = list(prompts)
@@ -148,6 +149,7 @@ def prepare(
         check_fits(model, vector)
     rows = [encode_prompt(model, prompt, chat) for prompt in prompts]
     for number, row in enumerate(rows):
+        check_tokens(model, row, f"prompt {number}")
         beginning = f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds"
         check_context(model, len(row) + max_new_tokens, beginning, "shorten it or lower max_new_tokens")
     check_rotary_side(model, [(len(row), len(row) + max_new_tokens) for row in rows])

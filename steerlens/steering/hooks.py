@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..arguments import checked_call
+from ..arguments import check_ordered, checked_call
 from ..interventions import Weights, edit_tokens, stack
 from ..model.batches import Batch
 from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
@@ -62,6 +62,7 @@ class PerPrompt(tuple[SteeringVector | SteeringPrompt | None, ...]):
     """One vector (or steering prompt, or None) per prompt, for `generate(..., steer=PerPrompt([a, None, b]))` in one batch."""
 
     def __new__(cls, vectors: Sequence[SteeringVector | SteeringPrompt | None]) -> "PerPrompt":
+        check_ordered(vectors, "the vectors of PerPrompt")
         for vector in vectors:
             if vector is not None and not isinstance(vector, (SteeringVector, SteeringPrompt)):
                 raise TypeError(f"PerPrompt takes SteeringVectors, SteeringPrompts and None, got {type(vector).__name__}")
@@ -92,6 +93,7 @@ def listed(steer: SteerText) -> list[SteeringVector | SteeringPrompt]:
         raise TypeError(f"expected a SteeringVector, several in a list, or None, got {steer!r:.80}")
     if isinstance(steer, (SteeringVector, SteeringPrompt)):
         return [steer]
+    check_ordered(steer, "the vectors")
     return list(steer)
 
 

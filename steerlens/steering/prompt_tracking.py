@@ -26,6 +26,7 @@ from torch import Tensor
 from ..model.bridge import Bridge, model_name
 from ..model.forward import announced_lengths
 from ..model.frozen import SteeringError, running
+from ..model.support import check_rotary_pass
 from ..positions import PositionFunction, edits_response, position_mask, prompt_tokens, token_index
 from .forward_inputs import PassInput, chunked, enclosing_generation, padding_without_mask, unfinished
 from .seen_rows import SeenRows, rows_of_pass
@@ -61,6 +62,7 @@ class PassTracker:
         Raises:
             SteeringError: the pass continues a cache of unknown origin, or runs in another thread or task than the block.
             ValueError: the prompt lengths do not fit its rows, or padding cannot be told.
+            UnsupportedModelError: rotary embeddings would depend on the rows beside, or on when keys were cached.
         """
         self._masks = {}
         if running() != self._owner:
@@ -71,6 +73,7 @@ class PassTracker:
         if given.token_mask is None:
             given = given._replace(token_mask=self._assume_mask(given))
         assert given.token_mask is not None
+        check_rotary_pass(self._model, given.token_mask, given.past)
         if (known := self._known_lengths()) is not None:
             self._lengths = self._check_lengths(given, given.token_mask, known)
         elif given.past == 0:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import check_ordered
 from ..data import Prompt
 from ..model.batches import Batch, EncodedExample, check_batch_size, check_context, collate
 from ..model.bridge import Bridge, Hooks, model_name
@@ -60,6 +61,7 @@ def encode(
             part = rows[start : start + batch_size]
             answers += decode(model, part, edits, [None] * len(part), max_new_tokens, 0.0, stops=stops)
     else:
+        check_ordered(responses, "the responses")
         texts = [responses] if isinstance(responses, str) else list(responses)
         if len(texts) != len(rows):
             raise ValueError(f"{len(texts)} responses for {len(rows)} prompts: give one per prompt")
@@ -129,9 +131,13 @@ def logits_at(model: Bridge, batch: Batch, sv: Steer, mask: Bool[Tensor, "batch 
 
 
 def divergence(steered: Float[Tensor, "*tokens d_vocab"], plain: Float[Tensor, "*tokens d_vocab"]) -> Float[Tensor, "*tokens"]:
-    """KL(p_steered || p_plain) of next-token distributions given as logits, in nats."""
+    """KL(p_steered || p_plain) of next-token distributions given as logits, in nats.
+
+    What p_steered rules out adds nothing, so that words forbidden in both (logits of -infinity) do not matter; a word that only
+    p_plain forbids makes it infinite.
+    """
     p, q = steered.log_softmax(-1), plain.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    return (p.exp() * (p - q).masked_fill(p == -torch.inf, 0.0)).sum(-1)
 
 
 def noise(model: Bridge) -> float:

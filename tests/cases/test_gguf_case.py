@@ -10,6 +10,7 @@ from smollm2 import smollm2
 from tiny import TEMPLATE
 
 import steerlens
+from steerlens.model.identity import identity
 
 LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 2, 64, 96, 4, 260
 
@@ -100,6 +101,27 @@ def test_case_19_a_folder_says_what_it_holds(path: Path) -> None:
         steerlens.load_model("nowhere/x.gguf")
 
 
+def test_case_19_the_file_belongs_to_the_name(path: Path, tmp_path: Path) -> None:
+    for name in ("one.gguf", "two.gguf"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    names = [
+        identity(steerlens.load_model(tmp_path, gguf_file=name, device="cpu"))["model_name"]
+        for name in ("one.gguf", "two.gguf")
+    ]
+    assert names == [str(tmp_path / "one.gguf"), str(tmp_path / "two.gguf")]
+    assert identity(steerlens.load_model(tmp_path / "one.gguf", device="cpu"))["model_name"] == names[0]
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_case_19_truncated_files(path: Path, tmp_path: Path, kept: float) -> None:
+    content = path.read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * kept)])
+    (tmp_path / "text.gguf").write_text("hello")
+    for name in ("cut.gguf", "text.gguf"):
+        with pytest.raises(ValueError, match=rf"{name}: a damaged or truncated GGUF file, or none"):
+            steerlens.load_model(tmp_path / name, device="cpu")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16", torch.bfloat16])
 def test_case_19_dtypes_as_text(dtype: Any, path: Path) -> None:
     for name in ("terrarium", path):
@@ -108,7 +130,7 @@ def test_case_19_dtypes_as_text(dtype: Any, path: Path) -> None:
         assert model.cfg.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float", "half precision", "", "nn", "long", "bool"])
+@pytest.mark.parametrize("dtype", ["int8", "float", "half precision", "", "nn", "long", "bool", "float8_e4m3fn"])
 def test_case_19_what_is_no_dtype_to_run_in(dtype: str) -> None:
     if dtype == "float":  # another name of float32
         assert steerlens.load_model("terrarium", dtype=dtype).cfg.dtype == torch.float32

@@ -5,9 +5,11 @@ import json
 import math
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -24,6 +26,16 @@ WRONG: list[dict[str, Any]] = [
     {"provenance": [1]},
     {"history": pd.DataFrame({"loss": ["high"]})},
     {"history": [0.5]},
+    {"history": pd.DataFrame({"loss": [1j]})},
+    {"history": pd.DataFrame({"time": [pd.Timestamp(0)]})},
+    {"history": pd.DataFrame({"loss": [1.0, 2.0]}, index=[5, 7])},
+    {"history": pd.DataFrame([[1.0]], columns=[0])},
+    {"history": pd.DataFrame([[1.0, 2.0]], columns=["loss", "loss"])},
+    {"history": pd.DataFrame({"n": [2**60 + 1]})},
+    {"provenance": {1: 2, "1": 3}},
+    {"provenance": {"config": [{"a": {None: 1}}]}},
+    {"direction": torch.ones(4).to_sparse()},
+    {"direction": torch.ones(4, device="meta")},
     {"factor": "2"},
     {"factor": None},
     {"layer": math.inf},
@@ -57,6 +69,36 @@ def test_hostile_04_what_can_be_made_can_be_saved_and_loaded(tmp_path: Path) -> 
     sv = SteeringVector(torch.ones(4), 2, 1, history=pd.DataFrame({"step": [1], "loss": [math.nan]}), **odd)
     loaded = SteeringVector.load(sv.save(tmp_path / "v.safetensors"))
     assert loaded == sv and (loaded.concept, loaded.model_name) == (sv.concept, "")
+
+
+def test_hostile_04_a_history_loads_as_it_was(tmp_path: Path) -> None:
+    columns = {"step": [1, 2], "loss": [0.5, math.nan], "n": np.array([1, 255], "uint8"), "low": np.array([0.1, 2], "float32")}
+    history = pd.DataFrame(columns | {"done": [True, False], "epoch": [0.5, 1.0]})
+    sv = SteeringVector(torch.ones(4), 2, 1, history=history, provenance={"pair": (1, 2), "deep": {"list": [[1]]}})
+    loaded = SteeringVector.load(sv.save(tmp_path / "v.safetensors"))
+    assert loaded.history is not None
+    pd.testing.assert_frame_equal(loaded.history, history)
+    assert loaded.provenance == sv.provenance == {"pair": [1, 2], "deep": {"list": [[1]]}}
+
+
+def test_hostile_16_nothing_in_a_provenance_is_written_to() -> None:
+    given = {"a": [1, [2]], "b": {"c": [3]}}
+    sv = SteeringVector(torch.ones(4), 2, 1, provenance=given)
+    given["a"].append(4)  # pyright: ignore[reportAttributeAccessIssue]
+    changes: list[Callable[[Any], Any]] = [
+        lambda kept: kept["a"].append(1),
+        lambda kept: kept["a"][1].extend([1]),
+        lambda kept: kept["a"].__setitem__(0, 7),
+        lambda kept: kept["b"].update(d=1),
+        lambda kept: kept["b"]["c"].clear(),
+        lambda kept: kept["b"]["c"].sort(),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match="not written to"):
+            change(sv.provenance)
+    kept = {"a": [1, [2]], "b": {"c": [3]}}
+    assert sv.provenance == kept == pickle.loads(pickle.dumps(sv)).provenance == copy.deepcopy(sv).provenance
+    assert sv.replace(factor=3).provenance == kept
 
 
 def test_hostile_13_a_file_is_looked_at_before_it_is_read(tmp_path: Path) -> None:

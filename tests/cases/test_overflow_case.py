@@ -16,6 +16,7 @@ from tiny import WIDTH
 import steerlens
 from steerlens.analysis import SAE, effect_recovery, feature_effects, residual_statistics
 from steerlens.model.numbers import NotFiniteError
+from steerlens.steering.recording import divergence
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -64,6 +65,25 @@ def test_case_07_activations_that_overflow_are_no_mean(model: Any, sae: SAE) -> 
     huge = replace(sae, W_enc=sae.W_enc.sign() * 3e38)
     with pytest.raises(NotFiniteError, match="activations of the SAE are not finite"):
         feature_effects(model, near_the_sae(randn(WIDTH, seed=5)), huge, **FIXED)
+
+
+def test_case_07_forbidden_words_are_no_overflow(tmp_path: Path) -> None:
+    made = talker(tmp_path, characters(tmp_path / "t", CHATML))
+    head = made.model.original_model.lm_head
+    sv, prompts = vector(), ["Hi", "Ho there"]
+    allowed = torch.arange(head.out_features) < 100
+    with torch.no_grad():
+        head.bias = torch.nn.Parameter(torch.zeros(head.out_features).masked_fill(~allowed, -torch.inf))
+    hidden = torch.randn(2, 3, head.in_features, generator=torch.Generator().manual_seed(0))
+    steered, plain = head(hidden)
+    assert torch.allclose(divergence(steered, plain), divergence(steered[:, allowed], plain[:, allowed]))
+    assert divergence(steered.masked_fill(allowed & (torch.arange(len(allowed)) > 0), -torch.inf), plain).isfinite().all()
+    assert (divergence(plain.masked_fill(~allowed, 0.0), plain) == torch.inf).all(), "a word that only the plain model forbids"
+    assert steerlens.mean_kl(made.model, sv, prompts) > 0
+    measured = steerlens.side_effects(made.model, sv, prompts, max_new_tokens=4).frame
+    assert (measured.query("vector == 'vector'")["kl"] > 0).all()
+    assert "inf" not in str(steerlens.explain_speed(made.model)), "plain and hooked passes forbid the same words"
+    assert divergence(steered * torch.nan, plain).isnan().all()
 
 
 def test_case_07_a_model_that_overflows_by_itself(made: Talker, sae: SAE) -> None:

@@ -11,6 +11,7 @@ from sae_files import HIDDEN, D, flat, naive, nested, tensors, write_saelens, wr
 
 from steerlens.analysis import SAE, SAEError, load_sae
 from steerlens.analysis.sae.autoencoder import check_coordinates, layer_of
+from steerlens.model.numbers import NotFiniteError
 
 BLOCKS = ("layers", "model.layers", "transformer.h", "h", "gpt_neox.layers", "model.decoder.layers",
           "model.language_model.layers", "transformer.blocks", "backbone.layers")  # fmt: skip
@@ -32,8 +33,7 @@ def test_case_12_a_blocks_output_under_every_prefix(tmp_path: Path, stack: str) 
 @pytest.mark.parametrize("stack", BLOCKS)
 def test_case_12_what_is_inside_a_block_is_refused_by_name(tmp_path: Path, stack: str, inside: str) -> None:
     assert layer_of(f"{stack}.3.{inside}") is None
-    folders = [f"{stack}.3.{inside}", f"{stack}.3.{inside}/best"] + ([] if inside == "anything" else [f"{stack}.3/{inside}"])
-    for name in folders:
+    for name in [f"{stack}.3.{inside}", f"{stack}.3.{inside}/best", f"{stack}.3/{inside}"]:
         with pytest.raises(SAEError, match=rf"of '{stack}\.3\.{inside}', not of the residual stream after a block"):
             load_sae(write_sparsify(tmp_path / name), layer=3)
 
@@ -63,6 +63,67 @@ def test_case_12_path_separators_are_dots(tmp_path: Path, stack: str, inside: st
     for name in (f"{folders}/3/{inside}", f"{folders}/3/{inside.replace('.', '/')}/best", f"{folders}/3.{inside}"):
         with pytest.raises(SAEError, match=rf"3\.{inside}', not of the residual stream after a block"):
             load_sae(write_sparsify(tmp_path / "b" / name), layer=3)
+
+
+@pytest.mark.parametrize(
+    "inside", ["moe", "mixer", "Mlp", "mlp_out", "feed-forward", "post_attention", "transcoder", "mlp-transcoder", "resid_mid"]
+)
+def test_case_12_whatever_is_not_a_state_of_training_is_a_module(tmp_path: Path, inside: str) -> None:
+    for name in (f"layers.3/{inside}", f"layers/3/{inside}/best", f"layers.3/step_100/{inside}"):
+        with pytest.raises(SAEError, match=rf"of 'layers\.3\.{inside}', not of the residual stream after a block"):
+            load_sae(write_sparsify(tmp_path / name), layer=3)
+    for state in ("best", "final", "checkpoint-500", "step_100", "seed1", "k=32", "32x", "2048"):
+        assert load_sae(write_sparsify(tmp_path / "right" / "layers.3" / state)).layer == 3
+
+
+@pytest.mark.parametrize("before", ["mlp", "attn_out", "Mlp", "feed-forward", "mlp/model", "mlp_out", "transcoders", "moe"])
+def test_case_12_the_folder_before_a_block_may_say_of_which_part(tmp_path: Path, before: str) -> None:
+    with pytest.raises(SAEError, match=r"layers\.3', not of the residual stream after a block"):
+        load_sae(write_sparsify(tmp_path / before / "layers.3"), layer=3)
+    assert layer_of(f"model.layers.2.{before.split('/')[0]}.layers.3") is None
+    assert load_sae(write_sparsify(tmp_path / f"{before.split('/')[0]}-of-mine" / "layers.3")).layer == 3
+
+
+@pytest.mark.parametrize("name", ["sae-layers.3.mlp-32k", "run_layers.3.mlp", "transcoder", "Moe", "feed-forward"])
+def test_case_12_modules_within_longer_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SAEError, match="not of the residual stream"):
+        load_sae(write_sparsify(tmp_path / name), layer=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hook_name": "blocks.3.hook_resid_post", "hook_layer": 5}, "hook_layer is 5, the hook point .* is of block 3"),
+        ({"hook_name": "blocks.3.hook_resid_pre", "hook_layer": 2}, "hook_layer is 2, the hook point .* is of block 3"),
+        ({"hook_layer": None, "hook_point_layer": 5, "hook_name": "blocks.3.hook_resid_post"}, "hook_layer is 5"),
+        ({"metadata": {"hook_name": "blocks.4.hook_resid_post"}}, "in its metadata"),
+        ({"hook_name_out": "blocks.7.hook_mlp_out"}, "a transcoder"),
+        ({"d_in": 9}, "d_in is 9 in cfg.json, the weights have 6"),
+        ({"d_sae": 9}, "d_sae is 9 in cfg.json, the weights have 10"),
+    ],
+)
+def test_case_12_settings_that_contradict_each_other(tmp_path: Path, changes: Any, words: str) -> None:
+    config = {name: value for name, value in flat(**changes).items() if value is not None}
+    with pytest.raises(SAEError, match=words):
+        load_sae(write_saelens(tmp_path, config, tensors()))
+
+
+def test_case_12_sizes_of_sparsify(tmp_path: Path) -> None:
+    assert load_sae(write_sparsify(tmp_path / "layers.1", num_latents=0)).d_sae == 10, "0 stands for the expansion factor"
+    for changes in ({"d_in": 5}, {"num_latents": 5}):
+        with pytest.raises(SAEError, match=r"is 5 in cfg\.json, the weights have"):
+            load_sae(write_sparsify(tmp_path / str(changes) / "layers.1", **changes))
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["relu", "topk", "jumprelu"])
+def test_case_12_features_of_no_number(name: str, number: float) -> None:
+    needs: Any = {"topk": {"k": 2}, "jumprelu": {"threshold": torch.ones(10)}}.get(name, {})
+    sae = SAE(**tensors(), activation=name, **needs)
+    with pytest.raises(NotFiniteError, match="residual stream that the SAE is to read is not finite"):
+        sae.encode(torch.tensor([1.0, number, 0, 0, 0, 0]))
+    with pytest.raises(NotFiniteError, match="activations of the SAE are not finite"):
+        sae.encode(torch.full((6,), 3e38))
 
 
 def test_case_12_hook_points_of_transformer_lens() -> None:

@@ -51,6 +51,15 @@ def test_a_cache_of_another_sequence_is_refused(bench: Bench, make_vector: Calla
             go_on(bench.model, IDS[8:9], other)
 
 
+@pytest.mark.parametrize("kind", ["static", "offloaded_static"])
+def test_a_static_cache_is_named_with_what_to_do(bench: Bench, make_vector: Callable[..., Any], kind: str) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "attention_mask": torch.ones(1, 8, dtype=torch.long)}
+    with steerlens.steer(bench.model, make_vector()):
+        with pytest.raises(ValueError, match=r"given a StaticCache, .*: generate with a dynamic cache \(leave cache_impl"):
+            bench.model.original_model.generate(tokens(IDS[:8]), cache_implementation=kind, **settings)
+        assert bench.model.original_model.generate(tokens(IDS[:8]), **settings).shape[1] > 8
+
+
 def test_several_new_tokens_after_a_cache_are_refused(bench: Bench, make_vector: Callable[..., Any]) -> None:
     """They could be a second turn of the prompt or a draft of the response."""
     with steerlens.steer(bench.model, make_vector()):

@@ -1,7 +1,6 @@
 """A sparse autoencoder as a value: what it reads, what it writes, and where it belongs."""
 
 import operator
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -11,71 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...arguments import is_whole
+from ...model.numbers import NotFiniteError
 from ...result import html_facts
+from .hook_points import layer_of as layer_of
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 RAW = "raw"
 """Weight processing of a model as Hugging Face has it, as `steerlens.model.identity.identity` names it."""
 NEURONPEDIA = "https://www.neuronpedia.org"
-_PREFIX = r"(?:[A-Za-z_]\w*\.)*?"
-_RESIDUAL = re.compile(_PREFIX + r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")
-_HF_BLOCK = re.compile(_PREFIX + r"(?:layers|layer|h|blocks|block)\.(\d+)(?:\.output)?")
-_OTHER_STREAMS = re.compile(r"(?:^|\.)(?:\w*encoder|vision\w*|visual|audio\w*|mtp|experts)(?:\.|$)")
-"""Stacks of blocks that are not the language model's: encoders, but not the decoder of that name."""
-_HOOKPOINT = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.\d+(?:\.|$)")
-_MODULE = re.compile(
-    r"(?:[A-Za-z_]\w*\.)*(?:embed\w*|wte|wpe|lm_head|unembed|mlp|attn|attention|self_attn|self_attention|feed_forward|ffn|norm|"
-    r"ln_\w+|final_layer_norm|\w*layernorm|\w+_proj|hook_\w+|input|act_fn|experts)(?:[.](?:\w+))*"
-)
-
-
-_NUMBER = re.compile(r"\d+(?:\.[A-Za-z_].*)?")
-"""A part of a path that begins with a block's number."""
-_STACK = re.compile(
-    r"(?:(?:model|base_model|language_model|text_model|transformer|backbone|gpt_neox|decoder|(?!\w*autoencoder)\w*encoder|vision\w*|"
-    r"visual|audio\w*|\w+_tower|mtp|experts)(?:\.(?!$)|$))+"
-)
-"""Folders before that of a block which are modules that it is in."""
 
 
 class SAEError(ValueError):
     """Not a sparse autoencoder that can be read without guessing, or one of other coordinates than what it meets."""
-
-
-def layer_of(hook_name: str) -> int | None:
-    """The 0-based block whose output stands at a hook point; None where it is not the residual stream after a block.
-
-    What a block is given is what the block before it has left, so `blocks.7.hook_resid_pre` is after block 6.
-    """
-    stream = hook_name.replace("decoder", "")
-    if _OTHER_STREAMS.search(stream):
-        return None
-    if match := _RESIDUAL.fullmatch(hook_name):
-        layer = int(match[1]) - (match[2] in ("resid_pre", "in"))
-        return layer if layer >= 0 else None
-    match = _HF_BLOCK.fullmatch(hook_name)
-    return int(match[1]) if match else None
-
-
-def hookpoint_in(address: str) -> str | None:
-    """The module or hook point that a path names last, whatever stands before it and behind; None where it names none.
-
-    Dots and path separators are the same: "model.layers.3.mlp", "model/layers/3/mlp" and "model.layers.3/mlp" name one module,
-    and of "vision/encoder/layers/3" the folders before the block say of which stack it is.
-    """
-    parts = address.strip("/").split("/")
-    for start in range(len(parts) - 1, -1, -1):
-        split = not _HOOKPOINT.search(parts[start])
-        end = start + 1 + split
-        block = ".".join(parts[start:end])
-        if not _HOOKPOINT.search(block) or (split and not _NUMBER.fullmatch(parts[end - 1])):
-            continue
-        first = start
-        while first and _STACK.fullmatch(parts[first - 1]):
-            first -= 1
-        inside = [part for part in parts[end:] if _MODULE.fullmatch(part)]
-        return ".".join([*parts[first:start], block, *inside])
-    return parts[-1] if _MODULE.fullmatch(parts[-1]) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +87,21 @@ class SAE:
         return self.W_dec.shape[0]
 
     def encode(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_sae"]:
-        """Activations of all features, float32, on the device of the weights."""
+        """Activations of all features, float32, on the device of the weights.
+
+        Raises:
+            NotFiniteError: the residual stream, or what is read from it, holds NaN or infinite numbers.
+        """
         hidden = hidden.to(self.W_enc.device, torch.float32)
+        if not bool(hidden.isfinite().all()):
+            raise NotFiniteError(
+                "the residual stream that the SAE is to read is not finite: use a smaller factor, or load the model in "
+                "bfloat16 or float32"
+            )
         centred = hidden - self.b_dec if self.apply_b_dec_to_input else hidden
         before = centred @ self.W_enc + self.b_enc
+        if not bool(before.isfinite().all()):
+            raise NotFiniteError("activations of the SAE are not finite: its weights or the residual stream are too large")
         if self.activation == "topk":
             assert self.k is not None
             largest = before.topk(self.k, dim=-1)

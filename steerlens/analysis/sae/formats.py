@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ...arguments import checked_call
 from ...files import TERRARIUM_SAE
-from .autoencoder import RAW, hookpoint_in, layer_of
+from .autoencoder import RAW
 from .autoencoder import SAE as SAE
 from .autoencoder import SAEError as SAEError
 from .gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2, GEMMA_SETTINGS, TENSORS, expect, read_gemma_scope, read_gemma_scope_2
+from .hook_points import hookpoint_in, layer_of, number_in
 
 CONFIG, SAELENS, SPARSIFY = "cfg.json", "sae_weights.safetensors", "sae.safetensors"
 LOOKED = f"{GEMMA_SCOPE}, or {CONFIG} with {SAELENS} or {SPARSIFY}, or {GEMMA_SCOPE_2}"
@@ -139,9 +140,7 @@ def _read(found: Path) -> dict[str, Any]:
 
 def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """The fields of an autoencoder of SAELens: of version 6 (a `metadata` of its own), or flat, as before."""
-    flat = {**config, **(config.get("metadata") or {})}
-    for old, new in (("hook_point", "hook_name"), ("activation_fn_str", "activation_fn")):
-        flat.setdefault(new, flat.get(old))
+    flat = _flattened(config, source)
     activation, k = _saelens_activation(flat, source)
     normalisation = flat.get("normalize_activations")
     if isinstance(normalisation, bool):  # before it had names
@@ -160,6 +159,7 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in tensors and not torch.allclose(tensors[name], torch.ones_like(tensors[name])):
             raise SAEError(f"{source}: {name} is not 1 (fine-tuned activations), which is not read")
+    _check_sizes({"d_in": flat.get("d_in"), "d_sae": flat.get("d_sae")}, tensors["W_dec"], source)
     kept = {name: tensors[name].detach().float() for name in (*TENSORS, *extra)}
     if activation == "topk" and flat.get("rescale_acts_by_decoder_norm"):
         kept = _decoder_norms_folded(kept)
@@ -173,6 +173,32 @@ def saelens_fields(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sou
         "normalisation": normalisation,
         "neuronpedia_id": flat.get("neuronpedia_id"),
     }
+
+
+def _flattened(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """All settings in one mapping, old names as new ones; refused where two of them say of different places."""
+    inner = config.get("metadata") or {}
+    flat = {**config, **inner}
+    for name in ("hook_name", "hook_layer", "model_name"):
+        outside, inside = config.get(name), inner.get(name)
+        if None not in (outside, inside) and outside != inside:
+            raise SAEError(f"{source}: {name} is {outside!r} in {CONFIG} and {inside!r} in its metadata")
+    for old, new in (("hook_point", "hook_name"), ("activation_fn_str", "activation_fn"), ("hook_point_layer", "hook_layer")):
+        flat.setdefault(new, flat.get(old))
+    hook, layer, written = flat["hook_name"], flat["hook_layer"], flat.get("hook_name_out")
+    number = number_in(hook) if isinstance(hook, str) else None
+    if layer is not None and number is not None and layer != number:
+        raise SAEError(f"{source}: hook_layer is {layer!r}, the hook point {hook!r} is of block {number}")
+    if written is not None and hook is not None and written != hook:
+        raise SAEError(f"{source}: it reads at {hook!r} and writes at {written!r} (hook_name_out): a transcoder")
+    return flat
+
+
+def _check_sizes(said: Mapping[str, Any], w_dec: Tensor, source: str) -> None:
+    """Refuse weights of other sizes than the settings say (d_model, then features)."""
+    for (name, size), held in zip(said.items(), reversed(w_dec.shape), strict=True):
+        if size is not None and size != held:
+            raise SAEError(f"{source}: {name} is {size!r} in {CONFIG}, the weights have {held}")
 
 
 def _saelens_activation(flat: Mapping[str, Any], source: str) -> tuple[str, Any]:
@@ -228,7 +254,11 @@ def _read_sparsify(folder: Path, config: Mapping[str, Any], tensors: Mapping[str
     hookpoint = hookpoint_in(folder.absolute().as_posix())
     layer = None if hookpoint is None else layer_of(hookpoint)
     if hookpoint is not None and layer is None:
-        raise SAEError(f"{folder}: of {hookpoint!r}, not of the residual stream after a block")
+        raise SAEError(
+            f"{folder}: of {hookpoint!r}, not of the residual stream after a block (a folder inside that of a block is "
+            'taken for a module in it, unless it is called "best", "step_100" or the like)'
+        )
+    _check_sizes({"d_in": config.get("d_in"), "num_latents": config.get("num_latents") or None}, tensors["W_dec"], str(folder))
     return {
         "W_enc": tensors["encoder.weight"].T,
         "W_dec": tensors["W_dec"],

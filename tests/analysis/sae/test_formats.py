@@ -56,10 +56,10 @@ def test_topk_that_chooses_by_decoder_norm(tmp_path: Path) -> None:
 
 
 def test_old_topk_has_its_k_in_the_arguments(tmp_path: Path) -> None:
-    config = flat(activation_fn_str="topk", activation_fn_kwargs={"k": 3}, hook_point="blocks.2.hook_resid_post")
+    config = flat(activation_fn_str="topk", activation_fn_kwargs={"k": 3}, hook_point="blocks.7.hook_resid_post")
     del config["hook_name"]
     sae = load_sae(write_saelens(tmp_path, config, tensors(3)))
-    assert (sae.activation, sae.k, sae.layer) == ("topk", 3, 2)
+    assert (sae.activation, sae.k, sae.layer) == ("topk", 3, 7)
     assert torch.allclose(sae.encode(HIDDEN), naive(tensors(3), "topk", True), atol=1e-5)
 
 
