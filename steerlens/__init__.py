@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .steering.hooks import PerPrompt as PerPrompt
     from .steering.hooks import hook as hook
     from .steering.hooks import steer as steer
+    from .steering.neutral import with_neutral as with_neutral
     from .steering.prompt_tracking import SteeringError as SteeringError
     from .steering.steering_prompt import SteeringPrompt as SteeringPrompt
     from .sweeps.runner import Sweep as Sweep
@@ -150,6 +151,7 @@ _HOME = {
     "PerPrompt": "steering.hooks",
     "hook": "steering.hooks",
     "steer": "steering.hooks",
+    "with_neutral": "steering.neutral",
     "SteeringError": "steering.prompt_tracking",
     "SteeringPrompt": "steering.steering_prompt",
     "Sweep": "sweeps.runner",

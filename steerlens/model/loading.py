@@ -13,6 +13,9 @@ import torch
 from ..arguments import checked_call
 from ..files import TERRARIUM_WEIGHTS
 from .bridge import Bridge
+from .gguf import check_gguf, read_gguf
+from .known_sources import find_known
+from .registry import known_model
 from .support import check_class, check_supported
 from .tokenizer import remember
 
@@ -28,6 +31,10 @@ class Source(NamedTuple):
     """A folder, or a name on the hub."""
     gguf_file: str | None
     """The file in it, if it is in the GGUF format."""
+    name: str | None = None
+    """What the model is to be called, if not by its path."""
+    revision: str | None = None
+    """Which weights they are, where the files do not say it themselves."""
 
 
 @checked_call
@@ -43,7 +50,9 @@ def load_model(
 
     Args:
         name_or_path: a hub name ("google/gemma-2-2b-it"), a local folder in the Hugging Face format, a `.gguf` file, or
-            "terrarium", the small model in the package.
+            "terrarium", the small model in the package. "smollm2" (SmolLM2-135M-Instruct) and "gemma3-270m" are real ones: the
+            hub's weights if they are in its cache or it answers, else those of an installed package, converted once into the
+            user's cache (`STEERLENS_CACHE`, `XDG_CACHE_HOME`); "smollm2:Q4_1" and "gemma3-270m:Q4_K_M" are the package's.
         dtype: such as "bfloat16" or `torch.bfloat16`; None = float32.
         gguf_file: the file's name, if the folder or repository holds GGUF files (needs the package gguf, the extra "gguf").
         template_args: arguments of the chat template, such as `{"enable_thinking": True}` or a date. They hold wherever this
@@ -58,7 +67,7 @@ def load_model(
         UnsupportedModelError: the architecture cannot be steered rightly (see docs/architectures.md).
         ImportError: the model needs a package that is not installed; nothing is ever installed for it.
     """
-    source = find_source(name_or_path, gguf_file)
+    source = find_source(name_or_path, gguf_file, boot)
     kind = torch.float32 if dtype is None else read_dtype(dtype)
     given = boot.pop("tokenizer", None)
     loaded = boot.get("hf_model")
@@ -66,10 +75,15 @@ def load_model(
     check_architecture(config, str(name_or_path))
     tokenizer = given if given is not None else _tokenizer(source, boot)
     if source.gguf_file is not None:
-        boot["hf_model"] = _from_gguf(source, config, kind, boot)
+        plain = read_gguf(source.path, source.gguf_file, config, kind, _where(boot))
+        boot["hf_model"] = plain if boot.get("device") is None else plain.to(boot["device"])
     model = _boot(source, kind, tokenizer, boot)
-    if str(name_or_path) != source.path:
+    if source.name is not None:
+        model.cfg.model_name = source.name
+    elif str(name_or_path) != source.path:
         model.cfg.model_name = str(name_or_path)
+    if source.revision is not None:
+        model.original_model.config._commit_hash = source.revision
     remember(model, tokenizer, template_args or {})
     check_supported(model)
     return model
@@ -83,20 +97,27 @@ def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def find_source(name_or_path: str | Path, gguf_file: str | None = None) -> Source:
-    """Where the files are, without reading them.
+def find_source(name_or_path: str | Path, gguf_file: str | None, boot: dict[str, Any]) -> Source:
+    """Where the files are; those of a model with a short name are downloaded or converted first, if they have to be.
+
+    Args:
+        boot: `revision` is taken out for a model with a short name.
 
     Raises:
         FileNotFoundError, TypeError: as `load_model`.
     """
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path).strip():
-        raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, or "terrarium"')
+        raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, "terrarium" or "smollm2"')
     name = str(name_or_path)
     path = Path(name).expanduser()
-    if gguf_file is not None and (name == "terrarium" or path.is_file()):
+    known = known_model(name)
+    if gguf_file is not None and (name == "terrarium" or known is not None or path.is_file()):
         raise ValueError(f"{name} is a model already: gguf_file={gguf_file!r} names a file in a folder or repository")
     if name == "terrarium":
         return Source(str(TERRARIUM_WEIGHTS), None)
+    if known is not None:
+        found = find_known(known, name, boot.pop("revision", None))
+        return Source(found.folder, None, found.name, found.revision)
     if path.is_file():
         if path.suffix.lower() != GGUF_FILES:
             raise FileNotFoundError(f"{name} is a file: give the folder it is in, or a .gguf file")
@@ -157,7 +178,7 @@ def _config(source: Source, boot: Mapping[str, Any]) -> Any:
 
     extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     if source.gguf_file is not None:
-        _check_gguf(boot)
+        check_gguf(boot)
     return AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
 
 
@@ -186,27 +207,3 @@ def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, boot: Mapping[str,
 
             theirs = AutoTokenizer.from_pretrained(folder)
         return TransformerBridge.boot_transformers(source.path, dtype=dtype, tokenizer=theirs, **boot)
-
-
-# --- GGUF -----------------------------------------------------------------------------------------------------------------
-
-
-def _check_gguf(boot: Mapping[str, Any]) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ImportError('reading GGUF files needs the package gguf: pip install "steerlens[gguf]"')
-    refused = [name for name in ("hf_model", "device_map", "n_devices", "max_memory", "load_weights") if name in boot]
-    if refused:
-        raise ValueError(f"{refused[0]} does not go with a GGUF file: leave it out, or convert the model to the usual format")
-
-
-def _from_gguf(source: Source, config: Any, dtype: torch.dtype, boot: Mapping[str, Any]) -> Any:
-    """The model with its weights dequantised, as a plain one."""
-    from transformers import AutoModelForCausalLM
-
-    files = {"gguf_file": source.gguf_file, "config": config}  # reading the configuration again takes seconds
-    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **files, **_where(boot))
-    vars(model.config).pop("quantization_config", None)  # they are plain weights now
-    model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
-    if boot.get("device") is not None:
-        model = model.to(boot["device"])
-    return model.eval()
