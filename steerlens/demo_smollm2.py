@@ -25,8 +25,10 @@ from .vector import SteeringVector
 
 CONCEPT_FILE = PACKAGE / "demo_smollm2.json"
 PAGE = "demo-smollm2.html"
-SETTINGS = {"epochs": 8, "batch_size": 6}
-"""Instead of the published 12 epochs of 12 rows: as many steps on fewer examples, in less time."""
+SETTINGS = {"batch_size": 6}
+"""Besides the published settings: with 24 examples, steps of 6 rows are 48 steps."""
+TEMPERATURE = 0.7
+"""The likeliest text of so small a model soon repeats itself."""
 NEW_TOKENS = 64
 
 
@@ -93,7 +95,7 @@ def run(out: Path, seed: int = 42, model: Bridge | None = None) -> list[Way]:
 
 
 def _answered(model: Bridge, concept: Concept, name: str, steering: SteeringVector | SteeringPrompt | None) -> Way:
-    answers = generate(model, concept.questions, steering, max_new_tokens=NEW_TOKENS, temperature=0)
+    answers = generate(model, concept.questions, steering, max_new_tokens=NEW_TOKENS, temperature=TEMPERATURE)
     known = None if isinstance(steering, SteeringPrompt) else loss(model, steering, concept.held_out)
     return Way(name, steering, answers, known)
 
@@ -144,8 +146,8 @@ def _page(path: Path, model: Bridge, concept: Concept, ways: Sequence[Way], tabl
             f'"{concept.instruction}"',
             "# Scores",
             f"Loss: mean surprise per token of {len(concept.held_out)} examples that no vector was trained on, in nats. The "
-            "last column counts words that belong to the concept in greedy answers: it is a look, not a measurement, with "
-            "one seed and few prompts.",
+            f"last column counts words that belong to the concept in answers sampled at temperature {TEMPERATURE}: it is a "
+            "look, not a measurement, with one seed and few prompts.",
             table,
             "# Answers",
             pd.DataFrame(answers),
@@ -161,8 +163,8 @@ def _next_steps(out: Path, page: Path, model: Bridge, seconds: float) -> str:
     return textwrap.dedent(f"""
         {seconds:.0f} s in all; vectors and page are in {out}: open {page}
         next:
-          steerlens generate --model {name} --temperature 0 --vector {vector} "What is a river?"
-          steerlens generate --model {name} --temperature 0 --vector {vector} --scale 0.5 "What is a river?"
+          steerlens generate --model {name} --temperature {TEMPERATURE} --vector {vector} "What is a river?"
+          steerlens generate --model {name} --temperature {TEMPERATURE} --vector {vector} --scale 0.5 "What is a river?"
           steerlens train --model {name} --data mine.jsonl --layer {read_concept().layer} --out mine.safetensors""")
 
 
