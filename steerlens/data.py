@@ -198,7 +198,8 @@ def _filler(neutral: Any) -> Callable[[SteeringData], SteeringData]:
     if neutral is None:
         return lambda data: data
     if callable(neutral):
-        return neutral
+        function: Any = neutral
+        return function
     if not isinstance(neutral, (str, Path)) and not hasattr(neutral, "columns"):
         raise TypeError(f"neutral is {described(neutral)}; it must be a table, its path, or a function of data")
     table = read_table(neutral) if isinstance(neutral, (str, Path)) else neutral

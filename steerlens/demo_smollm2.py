@@ -25,8 +25,8 @@ from .vector import SteeringVector
 
 CONCEPT_FILE = PACKAGE / "demo_smollm2.json"
 PAGE = "demo-smollm2.html"
-SETTINGS = {"batch_size": 6}
-"""Besides the published settings: with 24 examples, steps of 6 rows are 48 steps."""
+BATCH_SIZE = 6
+"""All else is as published; with 24 examples, steps of 6 rows are 48 steps."""
 TEMPERATURE = 0.7
 """The likeliest text of so small a model soon repeats itself."""
 NEW_TOKENS = 64
@@ -60,9 +60,15 @@ def read_concept() -> Concept:
     """The concept that comes with the package."""
     held = json.loads(CONCEPT_FILE.read_text(encoding="utf-8"))
     rows, n = held["examples"], len(held["examples"]) - held["held_out"]
-    sets = [SteeringData(part, concept=held["concept"]) for part in (rows[:n], rows[n:])]
+    training, held_out = (SteeringData(part, concept=held["concept"]) for part in (rows[:n], rows[n:]))
     return Concept(
-        held["concept"], held["layer"], *sets, held["instruction"], frozenset(held["words"]), list(held["questions"])
+        held["concept"],
+        held["layer"],
+        training,
+        held_out,
+        held["instruction"],
+        frozenset(held["words"]),
+        list(held["questions"]),
     )
 
 
@@ -82,7 +88,7 @@ def run(out: Path, seed: int = 42, model: Bridge | None = None) -> list[Way]:
     ways = [_answered(model, concept, "unsteered", None)]
     for method, positions in METHODS.items():
         print(f"\n{method}: a vector added at {positions} after block {concept.layer}")
-        sv = train(model, concept.training, layer=concept.layer, positions=positions, seed=seed, **SETTINGS)
+        sv = train(model, concept.training, layer=concept.layer, positions=positions, seed=seed, batch_size=BATCH_SIZE)
         sv.save(_vector_file(out, method))
         ways.append(_answered(model, concept, method, sv))
     ways.append(_answered(model, concept, "prompt", SteeringPrompt(concept.instruction)))

@@ -83,7 +83,8 @@ def load_model(
     elif str(name_or_path) != source.path:
         model.cfg.model_name = str(name_or_path)
     if source.revision is not None:
-        model.original_model.config._commit_hash = source.revision
+        weights: Any = model.original_model
+        weights.config._commit_hash = source.revision  # where transformers keeps the commit of what it downloads
     remember(model, tokenizer, template_args or {})
     check_supported(model)
     return model

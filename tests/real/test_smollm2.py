@@ -61,7 +61,9 @@ def hooked(plain: Any, sv: SteeringVector | None, n_prompt: int) -> Iterator[Non
     def edit(_module: Any, _args: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         places = (
-            edited_places(sv.positions, n_prompt, n_prompt) if hidden.shape[1] == n_prompt else [0] * (sv.positions == "all")
+            edited_places(str(sv.positions), n_prompt, n_prompt)
+            if hidden.shape[1] == n_prompt
+            else [0] * (sv.positions == "all")
         )
         new = hidden.clone()
         new[:, places] = phi(hidden[:, places], sv.direction, sv.factor, "add")

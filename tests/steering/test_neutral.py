@@ -156,7 +156,8 @@ def test_preference_objectives_train_on_them(model: Any, data: SteeringData, obj
     settings: dict[str, Any] = {"layer": 1, "objective": objective, "config": config, "progress": False}
     with pytest.raises(DataError, match="neutral"):
         steerlens.train(model, data, **settings)
-    assert len(steerlens.train(model, with_neutral(model, data, **SHORT), **settings).history) == 1
+    history = steerlens.train(model, with_neutral(model, data, **SHORT), **settings).history
+    assert history is not None and len(history) == 1
 
 
 # --- AxBench's files, which have none ---------------------------------------------------------------------------------------
