@@ -109,12 +109,12 @@ def _answers(outcomes: Sequence[Outcome], concepts: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def side_by_side(columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Lines with a column for each heading and text."""
-    wrapped = [[head, "-" * COLUMN, *textwrap.wrap(text, COLUMN)] for head, text in columns]
+def side_by_side(columns: Sequence[tuple[str, str]], width: int = COLUMN) -> list[str]:
+    """Lines with a column of `width` characters for each heading and text."""
+    wrapped = [[head, "-" * width, *textwrap.wrap(text, width)] for head, text in columns]
     height = max(map(len, wrapped))
     padded = [column + [""] * (height - len(column)) for column in wrapped]
-    return ["  " + "   ".join(cell.ljust(COLUMN) for cell in row).rstrip() for row in zip(*padded, strict=True)]
+    return ["  " + "   ".join(cell.ljust(width) for cell in row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def text_table(frame: pd.DataFrame) -> str:

@@ -168,6 +168,7 @@ def test_a_vector_helps_on_rows_that_it_has_not_seen(real: Real) -> None:
         for row, (_, ids) in zip(held_out.itertuples(), cut(real.model, list(held_out.itertuples()), 32), strict=True)
     ]
     before, after = (steerlens.loss(real.model, steering, short) for steering in (None, sv))
+    print(before, after)
     assert after < before - MARGIN, f"{before:.3f} -> {after:.3f}"
     assert sv.model_name == "smollm2:Q4_1" and sv.provenance["n_examples"] == 24
 
