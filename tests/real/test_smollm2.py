@@ -17,7 +17,7 @@ from steerlens import SteeringVector, TrainConfig
 from steerlens.model.chat import encode_prompt
 from steerlens.model.identity import identity
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*max_new_tokens")]
+pytestmark = pytest.mark.slow
 NEUTRAL = SHARED / "smollm2" / "concept10_prod_2b_l10.parquet"
 PROMPTS = ("What is the capital of France?", "Describe a cat in one sentence, please, and then a dog in another.", "Hi")
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -104,13 +104,13 @@ def test_a_batch_is_its_rows_alone(real: Real) -> None:
 
 
 def test_which_tokens_are_edited(real: Real) -> None:
-    """The template begins with a system message of its own, so that p2 is its head, whatever the prompt."""
+    """The template begins with a system message of its own, so that p2 is its head; "assistant" is two tokens, "ass" + "istant"."""
     prompt = PROMPTS[0]
     audit = steerlens.audit(real.model, prompt, vector("p2+s2"), max_new_tokens=3)
     text = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     n = audit.prompt_lengths[0]
     assert "".join(audit.rows[0][:n]) == text
-    assert [edit.token for edit in audit.edits] == ["<|im_start|>", "system", "assistant", "\n"]
+    assert [edit.token for edit in audit.edits] == ["<|im_start|>", "system", "istant", "\n"]
     assert [edit.index for edit in audit.edits] == [0, 1, n - 2, n - 1]
     own = real.model.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
     assert encode_prompt(real.model, prompt) == list(own["input_ids"] if hasattr(own, "keys") else own)
@@ -154,7 +154,7 @@ def test_three_steps_are_those_of_a_naive_loop(real: Real) -> None:
     assert relative(ours.direction, start.direction) > 0.1
 
 
-MARGIN = 0.1
+MARGIN = 0.2
 """Nats per token by which a vector of 24 examples must lower the loss on the concept's own test rows."""
 
 
@@ -168,7 +168,6 @@ def test_a_vector_helps_on_rows_that_it_has_not_seen(real: Real) -> None:
         for row, (_, ids) in zip(held_out.itertuples(), cut(real.model, list(held_out.itertuples()), 32), strict=True)
     ]
     before, after = (steerlens.loss(real.model, steering, short) for steering in (None, sv))
-    print(before, after)
     assert after < before - MARGIN, f"{before:.3f} -> {after:.3f}"
     assert sv.model_name == "smollm2:Q4_1" and sv.provenance["n_examples"] == 24
 
