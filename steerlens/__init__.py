@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from .steering.hooks import PerPrompt as PerPrompt
     from .steering.hooks import hook as hook
     from .steering.hooks import steer as steer
+    from .steering.neutral import with_neutral as with_neutral
     from .steering.steering_prompt import SteeringPrompt as SteeringPrompt
     from .sweeps.runner import Sweep as Sweep
     from .sweeps.runner import sweep as sweep
@@ -151,6 +152,7 @@ _HOME = {
     "hook": "steering.hooks",
     "steer": "steering.hooks",
     "SteeringError": "model.frozen",
+    "with_neutral": "steering.neutral",
     "SteeringPrompt": "steering.steering_prompt",
     "Sweep": "sweeps.runner",
     "sweep": "sweeps.runner",

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
     try:
         return options.run(options)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         print(f"steerlens: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -42,7 +42,13 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    demo = commands.add_parser("demo", help="train, apply and judge vectors on the embedded model, in a few minutes")
+    demo = commands.add_parser("demo", help="train, apply and compare vectors, in a few minutes")
+    demo.add_argument(
+        "--model",
+        choices=("terrarium", "smollm2"),
+        default="terrarium",
+        help="terrarium: the embedded model with its judge; smollm2: one concept on a real model (default: %(default)s)",
+    )
     demo.add_argument(
         "--out", type=Path, default=Path("steerlens-demo"), help="folder for vectors and page (default: %(default)s)"
     )
@@ -57,7 +63,7 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
     from .training.objectives import OBJECTIVES
     from .training.scaling import TrainConfig
 
-    train.add_argument("--model", required=True, help="hub name, local folder, or terrarium")
+    train.add_argument("--model", required=True, help="hub name, local folder, smollm2, or terrarium")
     train.add_argument("--data", required=True, type=Path, help="jsonl, json, csv or parquet with prompt and response columns")
     train.add_argument(
         "--layer",
@@ -96,7 +102,7 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="answer prompts with and without a vector")
-    generate.add_argument("--model", required=True, help="hub name, local folder, or terrarium")
+    generate.add_argument("--model", required=True, help="hub name, local folder, smollm2, or terrarium")
     generate.add_argument(
         "--vector",
         type=Path,
@@ -117,13 +123,13 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _demo(options: argparse.Namespace) -> int:
     import torch
 
-    from .demo import files, run
+    from . import demo, demo_smollm2
 
-    _check_outputs(files(options.out), options.force)
-
-    torch.set_num_threads(1)  # the embedded model is too small for a second thread, and on a busy machine threads wait
-
-    run(options.out, options.seed)
+    chosen = demo if options.model == "terrarium" else demo_smollm2
+    _check_outputs(chosen.files(options.out), options.force)
+    if chosen is demo:
+        torch.set_num_threads(1)  # the embedded model is too small for a second thread, and on a busy machine threads wait
+    chosen.run(options.out, options.seed)
     return 0
 
 

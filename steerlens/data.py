@@ -4,7 +4,7 @@ Every reader ends in `SteeringData`, which is checked on construction: what is w
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -148,8 +148,16 @@ def as_data(data: Any) -> SteeringData:
 
 
 @checked_call
-def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
+def read_axbench(
+    directory: str | Path, *, neutral: "str | Path | pd.DataFrame | Callable[[SteeringData], SteeringData] | None" = None
+) -> dict[int, SteeringData]:
     """Read an AxBench training folder (`metadata.jsonl` and `train_data.parquet`; a `generate/` folder in it is found).
+
+    Args:
+        neutral: the neutral responses that the benchmark's training data lack, so that preference objectives can be trained: a
+            function of the data of a concept, such as `lambda data: with_neutral(model, data, cache="neutral.jsonl")`; or a
+            table (csv, json, json lines, parquet, or a DataFrame) with the columns prompt and neutral, and perhaps response,
+            which tells rows of one prompt apart.
 
     Returns:
         Concept id -> data, in the order of the ids. Each has the concept's words, `metadata` (concept_id, ref, genre)
@@ -157,8 +165,9 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
 
     Raises:
         FileNotFoundError: the folder has no such files.
-        DataError: a row cannot be used, or a concept has no rows.
+        DataError: a row cannot be used, a concept has no rows, or the table of neutral responses has none for a row, or two.
     """
+    fill = _filler(neutral)
     folder = Path(directory)
     if not (folder / "metadata.jsonl").exists() and (folder / "generate" / "metadata.jsonl").exists():
         folder = folder / "generate"
@@ -187,8 +196,39 @@ def read_axbench(directory: str | Path) -> dict[int, SteeringData]:
         if "concept_genre" in table and line.get("concept_genres_map"):
             negatives = negatives[negatives["concept_genre"] == genre]
         metadata = {"concept_id": number, "ref": line.get("ref"), "genre": genre}
-        concepts[number] = SteeringData(_rows_of(rows), concept, metadata, _rows_of(negatives))
+        concepts[number] = fill(SteeringData(_rows_of(rows), concept, metadata, _rows_of(negatives)))
     return dict(sorted(concepts.items()))
+
+
+def _filler(neutral: Any) -> Callable[[SteeringData], SteeringData]:
+    """What gives data their neutral responses."""
+    if neutral is None:
+        return lambda data: data
+    if callable(neutral):
+        function: Any = neutral
+        return function
+    if not isinstance(neutral, (str, Path)) and not hasattr(neutral, "columns"):
+        raise TypeError(f"neutral is {described(neutral)}; it must be a table, its path, or a function of data")
+    table = read_table(neutral) if isinstance(neutral, (str, Path)) else neutral
+    source = f"{Path(neutral).name}: " if isinstance(neutral, (str, Path)) else ""
+    if missing := {"prompt", "neutral"} - set(table.columns):
+        raise DataError(f"{source}the table of neutral responses lacks the columns {sorted(missing)}")
+    keys = ["prompt", "response"] if "response" in table else ["prompt"]
+    distinct = table[[*keys, "neutral"]].drop_duplicates()
+    if len(twice := distinct[distinct.duplicated(keys)]):
+        raise DataError(f"{source}there are two neutral responses to {twice['prompt'].iloc[0]!r:.60}")
+    known = dict(zip(zip(*(distinct[key] for key in keys), strict=True), distinct["neutral"], strict=True))
+
+    def fill(data: SteeringData) -> SteeringData:
+        rows = []
+        for example in data:
+            key = (example.prompt, example.response)[: len(keys)]
+            if key not in known:
+                raise DataError(f"{source}there is no neutral response to {example.prompt!r:.60}")
+            rows.append(Example(example.prompt, example.response, known[key]))
+        return SteeringData(rows, data.concept, data.metadata, data.negatives)
+
+    return fill
 
 
 def _concept(line: Any, where: str) -> tuple[int, str, str | None]:

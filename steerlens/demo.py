@@ -45,7 +45,7 @@ def run(out: Path, seed: int = 42) -> list[Outcome]:
     outcomes = _judge(model, vectors, concepts, seed)
     print(_answers(outcomes, concepts))
     table = scores(outcomes)
-    print(_text_table(table))
+    print(text_table(table))
     for method, trained in vectors.items():
         for concept, sv in trained.items():
             sv.save(_vector_file(out, method, concept))
@@ -105,19 +105,21 @@ def _answers(outcomes: Sequence[Outcome], concepts: Sequence[str]) -> str:
         mine = {o.method: o.evaluation.frame.iloc[0] for o in outcomes if o.concept == concept}
         prompt = next(iter(mine.values()))["prompt"]
         lines += ["", f"concept: {concept}", f"prompt:  {prompt}"]
-        lines += _side_by_side([(method, row["response"]) for method, row in mine.items()])
+        lines += side_by_side([(method, row["response"]) for method, row in mine.items()])
     return "\n".join(lines)
 
 
-def _side_by_side(columns: Sequence[tuple[str, str]]) -> list[str]:
-    wrapped = [[head, "-" * COLUMN, *textwrap.wrap(text, COLUMN)] for head, text in columns]
+def side_by_side(columns: Sequence[tuple[str, str]], width: int = COLUMN) -> list[str]:
+    """Lines with a column of `width` characters for each heading and text."""
+    wrapped = [[head, "-" * width, *textwrap.wrap(text, width)] for head, text in columns]
     height = max(map(len, wrapped))
     padded = [column + [""] * (height - len(column)) for column in wrapped]
-    return ["  " + "   ".join(cell.ljust(COLUMN) for cell in row).rstrip() for row in zip(*padded, strict=True)]
+    return ["  " + "   ".join(cell.ljust(width) for cell in row).rstrip() for row in zip(*padded, strict=True)]
 
 
-def _text_table(frame: pd.DataFrame) -> str:
-    return "\n" + frame.to_string(index=False, float_format=lambda value: f"{value:.2f}")
+def text_table(frame: pd.DataFrame) -> str:
+    """A table as text, after an empty line; what is not there is left empty."""
+    return "\n" + frame.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.2f}")
 
 
 Vectors = Mapping[str, Mapping[str, SteeringVector]]

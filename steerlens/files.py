@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,20 @@ TERRARIUM_WEIGHTS = PACKAGE / "terrarium" / "weights"
 """The embedded model, in the Hugging Face format."""
 TERRARIUM_SAE = PACKAGE / "terrarium" / "sae"
 """Its sparse autoencoder, in SAELens's layout."""
+
+
+def cache_folder() -> Path:
+    """Where steerlens keeps what it can make again, such as converted models.
+
+    The environment's STEERLENS_CACHE, else XDG_CACHE_HOME/steerlens, else the system's own place for caches of a user.
+    """
+    if own := os.environ.get("STEERLENS_CACHE"):
+        return Path(own).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "steerlens"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "steerlens" / "Cache"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "steerlens"
 
 
 def write_atomically(target: Path, content: bytes) -> None:

@@ -28,10 +28,15 @@ def digest(text: str) -> str:
     return sha256(text)[:12]
 
 
+def file_sha256(path: str | Path) -> str:
+    """`sha256` of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_digest(path: str | Path) -> str:
     """`digest` of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return file_sha256(path)[:12]
 
 
 def json_digest(value: Any) -> str:

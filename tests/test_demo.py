@@ -26,7 +26,7 @@ def test_demo_trains_judges_saves_and_writes_a_page(tmp_path, monkeypatch, capsy
 
 
 def test_side_by_side_keeps_every_word():
-    lines = demo._side_by_side([("one", "a b c " * 20), ("two", "short")])
+    lines = demo.side_by_side([("one", "a b c " * 20), ("two", "short")])
     assert lines[0].split() == ["one", "two"]
     assert "".join(line[: demo.COLUMN + 2] for line in lines).count("a") == 20
 

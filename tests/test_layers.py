@@ -42,6 +42,7 @@ ORDER = (
     ("display",),
     ("terrarium",),
     ("demo",),
+    ("demo_smollm2",),
     ("cli",),
 )
 RANK = {package: rank for rank, row in enumerate(ORDER) for package in row}

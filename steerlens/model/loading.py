@@ -4,8 +4,7 @@ import copy
 import importlib.util
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,12 @@ import torch
 from ..arguments import checked_call
 from ..files import TERRARIUM_WEIGHTS
 from .bridge import Bridge
+from .gguf import check_gguf, read_gguf, reading
+from .known_sources import find_known
+from .registry import known_model
 from .support import ONLY, UnsupportedModelError, check_class, check_supported
 from .tokenizer import remember
+from .whole_weights import WholeClass
 
 REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
 """A name on the hub: `owner/model`, or an old name without an owner."""
@@ -29,6 +32,10 @@ class Source(NamedTuple):
     """A folder, or a name on the hub."""
     gguf_file: str | None
     """The file in it, if it is in the GGUF format."""
+    name: str | None = None
+    """What the model is to be called, if not by its path."""
+    revision: str | None = None
+    """Which weights they are, where the files do not say it themselves."""
 
 
 @checked_call
@@ -44,7 +51,9 @@ def load_model(
 
     Args:
         name_or_path: a hub name ("google/gemma-2-2b-it"), a local folder in the Hugging Face format, a `.gguf` file, or
-            "terrarium", the small model in the package.
+            "terrarium", the small model in the package. "smollm2" (SmolLM2-135M-Instruct) and "gemma3-270m" are real ones: the
+            hub's weights if they are in its cache or it answers, else those of an installed package, converted once into the
+            user's cache (`STEERLENS_CACHE`, `XDG_CACHE_HOME`); "smollm2:Q4_1" and "gemma3-270m:Q4_K_M" are the package's.
         dtype: such as "bfloat16" or `torch.bfloat16`; None = float32.
         gguf_file: the file's name, if the folder or repository holds GGUF files (needs the package gguf, the extra "gguf").
         template_args: arguments of the chat template, such as `{"enable_thinking": True}` or a date. They hold wherever this
@@ -60,7 +69,7 @@ def load_model(
             weights that the model needs, such as those of the head of a language model.
         ImportError: the model needs a package that is not installed; nothing is ever installed for it.
     """
-    source = find_source(name_or_path, gguf_file)
+    source = find_source(name_or_path, gguf_file, boot)
     kind = torch.float32 if dtype is None else read_dtype(dtype)
     given = boot.pop("tokenizer", None)
     loaded = boot.get("hf_model")
@@ -69,11 +78,15 @@ def load_model(
     check_architecture(config, name)
     tokenizer = given if given is not None else _tokenizer(source, boot)
     if source.gguf_file is not None:
-        boot["hf_model"] = _from_gguf(source, config, kind, name, boot)
+        plain = read_gguf(source.path, source.gguf_file, config, kind, _where(boot), name)
+        boot["hf_model"] = plain if boot.get("device") is None else plain.to(boot["device"])
         name = str(Path(name) / source.gguf_file) if gguf_file is not None else name
     model = _boot(source, kind, tokenizer, name, config, boot)
-    if name != source.path:
-        model.cfg.model_name = name
+    if source.name is not None or name != source.path:
+        model.cfg.model_name = source.name or name
+    if source.revision is not None:
+        weights: Any = model.original_model
+        weights.config._commit_hash = source.revision  # where transformers keeps the commit of what it downloads
     remember(model, tokenizer, template_args or {})
     check_supported(model)
     return model
@@ -87,20 +100,27 @@ def read_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def find_source(name_or_path: str | Path, gguf_file: str | None = None) -> Source:
-    """Where the files are, without reading them.
+def find_source(name_or_path: str | Path, gguf_file: str | None, boot: dict[str, Any]) -> Source:
+    """Where the files are; those of a model with a short name are downloaded or converted first, if they have to be.
+
+    Args:
+        boot: `revision` is taken out for a model with a short name.
 
     Raises:
         FileNotFoundError, TypeError: as `load_model`.
     """
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path).strip():
-        raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, or "terrarium"')
+        raise TypeError(f'the model is {name_or_path!r}: give a hub name, a folder, a .gguf file, "terrarium" or "smollm2"')
     name = str(name_or_path)
     path = Path(name).expanduser()
-    if gguf_file is not None and (name == "terrarium" or path.is_file()):
+    known = known_model(name)
+    if gguf_file is not None and (name == "terrarium" or known is not None or path.is_file()):
         raise ValueError(f"{name} is a model already: gguf_file={gguf_file!r} names a file in a folder or repository")
     if name == "terrarium":
         return Source(str(TERRARIUM_WEIGHTS), None)
+    if known is not None:
+        found = find_known(known, name, boot.pop("revision", None))
+        return Source(found.folder, None, found.name, found.revision)
     if path.is_file():
         if path.suffix.lower() != GGUF_FILES:
             raise FileNotFoundError(f"{name} is a file: give the folder it is in, or a .gguf file")
@@ -167,8 +187,8 @@ def _config(source: Source, boot: Mapping[str, Any]) -> Any:
 
     extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
     if source.gguf_file is not None:
-        _check_gguf(boot)
-    with _reading(source):
+        check_gguf(boot)
+    with reading(source.path, source.gguf_file):
         config = AutoConfig.from_pretrained(source.path, **_where(boot), **extra)
     if source.gguf_file is not None and not config.architectures:  # TransformerLens goes by it, and some files leave it empty
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -183,7 +203,7 @@ def _tokenizer(source: Source, boot: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     extra = {"gguf_file": source.gguf_file} if source.gguf_file is not None else {}
-    with _reading(source):
+    with reading(source.path, source.gguf_file):
         return AutoTokenizer.from_pretrained(source.path, **_where(boot), **extra)
 
 
@@ -197,7 +217,7 @@ def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, name: str, config:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources.transformers.helpers import get_hf_model_class_for_architecture
 
-    whole = _Whole(boot.get("model_class") or get_hf_model_class_for_architecture(str(_taken_for(config))), name, config)
+    whole = WholeClass(boot.get("model_class") or get_hf_model_class_for_architecture(str(_taken_for(config))), name, config)
     with tempfile.TemporaryDirectory() as folder:
         theirs = copy.deepcopy(tokenizer)
         if source.gguf_file is not None:
@@ -207,68 +227,3 @@ def _boot(source: Source, dtype: torch.dtype, tokenizer: Any, name: str, config:
             theirs = AutoTokenizer.from_pretrained(folder)
         given = dict(boot) | {"model_class": whole}
         return TransformerBridge.boot_transformers(source.path, dtype=dtype, tokenizer=theirs, **given)
-
-
-class _Whole:
-    """A class of Hugging Face models, of which only those are loaded whose weights are all in the files."""
-
-    def __init__(self, model_class: Any, name: str, config: Any) -> None:
-        self._class, self._name, self._config = model_class, name, config
-        self.from_config = model_class.from_config if hasattr(model_class, "from_config") else model_class
-
-    def from_pretrained(self, path: str, **settings: Any) -> Any:
-        """Raise UnsupportedModelError for weights that the files lack, which would be random."""
-        from transformers import PreTrainedModel
-
-        if isinstance(self._class, type) and issubclass(self._class, PreTrainedModel):
-            settings.pop("code_revision", None)
-        load: Any = self._class.from_pretrained
-        model, info = load(path, output_loading_info=True, **settings)
-        missing = sorted(set(info["missing_keys"]) & {key for key, _ in model.named_parameters()})
-        if missing:
-            listed = list(getattr(self._config, "architectures", None) or [type(model).__name__])
-            text = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-            raise UnsupportedModelError(
-                f"{self._name} ({listed[0]}) lacks weights of a {type(model).__name__}, which would be random: {text}: load a "
-                "checkpoint of a causal language model, with its head"
-            )
-        return model
-
-
-# --- GGUF -----------------------------------------------------------------------------------------------------------------
-
-
-def _check_gguf(boot: Mapping[str, Any]) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ImportError('reading GGUF files needs the package gguf: pip install "steerlens[gguf]"')
-    refused = [name for name in ("hf_model", "device_map", "n_devices", "max_memory", "load_weights") if name in boot]
-    if refused:
-        raise ValueError(f"{refused[0]} does not go with a GGUF file: leave it out, or convert the model to the usual format")
-
-
-@contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    """Whatever a damaged GGUF file provokes in its reader is one kind of error to the caller."""
-    try:
-        yield
-    except (ImportError, UnsupportedModelError):
-        raise
-    except Exception as error:
-        if source.gguf_file is None:
-            raise
-        place = Path(source.path) / source.gguf_file
-        raise ValueError(f"{place}: a damaged or truncated GGUF file, or none ({type(error).__name__}: {error})") from error
-
-
-def _from_gguf(source: Source, config: Any, dtype: torch.dtype, name: str, boot: Mapping[str, Any]) -> Any:
-    """The model with its weights dequantised, as a plain one."""
-    from transformers import AutoModelForCausalLM
-
-    files = {"gguf_file": source.gguf_file, "config": config}  # reading the configuration again takes seconds
-    with _reading(source):
-        model = _Whole(AutoModelForCausalLM, name, config).from_pretrained(source.path, dtype=dtype, **files, **_where(boot))
-    vars(model.config).pop("quantization_config", None)  # they are plain weights now
-    model.config.architectures = [type(model).__name__]  # some files leave it empty, and TransformerLens goes by it
-    if boot.get("device") is not None:
-        model = model.to(boot["device"])
-    return model.eval()

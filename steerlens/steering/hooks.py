@@ -1,5 +1,6 @@
 """Applying vectors to a model for the length of a `with` block, through hooks that nothing outlives."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -15,6 +16,7 @@ from ..model.batches import Batch
 from ..model.bridge import Bridge, HookFunction, check_layer, check_model, d_model, device, hook_name, model_name
 from ..model.identity import weight_processing
 from ..model.plain import hooked
+from ..model.registry import other_weights
 from ..positions import PositionFunction, position_mask
 from ..vector import SteeringVector
 from .forward_inputs import watch_passes
@@ -98,7 +100,10 @@ def listed(steer: SteerText) -> list[SteeringVector | SteeringPrompt]:
 
 
 def check_fits(model: Bridge, sv: SteeringVector) -> None:
-    """Raise ValueError if a vector cannot belong to this model (width, layer, weight processing)."""
+    """Raise ValueError if a vector cannot belong to this model (width, layer, weight processing).
+
+    Warn if it was made on other weights of the same model (the hub's, or those of a quantised file).
+    """
     check_model(model)
     if sv.d_model != d_model(model):
         origin = f": trained on {sv.model_name}?" if sv.model_name else ""
@@ -110,6 +115,12 @@ def check_fits(model: Bridge, sv: SteeringVector) -> None:
     if made_with is not None and made_with != here:
         raise ValueError(
             f"the vector was made on {made_with} weights, this model has {here}: its residual stream has other coordinates"
+        )
+    if other_weights(sv.model_name, model_name(model)):
+        warnings.warn(
+            f"the vector was made on the weights of {sv.model_name}, these are {model_name(model)}: what it does may differ a "
+            f'little; load_model("{sv.model_name}") gives those it was made on',
+            stacklevel=2,
         )
 
 
