@@ -90,11 +90,15 @@ ARGUMENTS: dict[str, set[str]] = {
 RIGHT: dict[str, set[str]] = {
     "generate(seed)": {"[7]"},
     "evaluate(seed)": {"[7]"},
+<<<<<<< HEAD
     **{
         f"{name}(batch_size)": {"None"}
         for name in ("generate", "evaluate", "axbench", "select_factor", "select_factors", "suppression")
     },
     "explain_speed(layer)": {"None"},
+=======
+    "with_neutral(batch_size)": {"None"},
+>>>>>>> h-smol
     "from_direction(concept)": {"None"},
     "SteeringData(concept)": {"None"},
     "sae_direction(feature)": {"99"},
@@ -135,6 +139,7 @@ def _making(model: Any, data: Any, sv: Any) -> Calls:
     generated = few | {"temperature": 1.0, "seed": 0, "batch_size": 1, "template_args": None}
     return {
         "generate": (s.generate, {"model": model, "prompts": ["Hi"], "steer": sv} | generated),
+        "with_neutral": (s.with_neutral, {"model": model, "data": data} | generated),
         "steer": (lambda **given: s.steer(**given).__enter__(), {"model": model, "sv": sv, "scale": 1, "prompt_lengths": None}),
         "hook": (s.hook, {"sv": sv}),
         "train": (s.train, {"model": model, "data": data, "layer": 1, "template_args": None, "positions": "p1"} | quick),

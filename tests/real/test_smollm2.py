@@ -104,7 +104,7 @@ def test_a_batch_is_its_rows_alone(real: Real) -> None:
 
 
 def test_which_tokens_are_edited(real: Real) -> None:
-    """The template begins with a system message of its own, so that p2 is its head, and "assistant" is two tokens ("istant" the second)."""
+    """The template begins with a system message of its own, so that p2 is its head; "assistant" is "ass" and "istant"."""
     prompt = PROMPTS[0]
     audit = steerlens.audit(real.model, prompt, vector("p2+s2"), max_new_tokens=3)
     text = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
