@@ -90,15 +90,12 @@ ARGUMENTS: dict[str, set[str]] = {
 RIGHT: dict[str, set[str]] = {
     "generate(seed)": {"[7]"},
     "evaluate(seed)": {"[7]"},
-<<<<<<< HEAD
     **{
         f"{name}(batch_size)": {"None"}
         for name in ("generate", "evaluate", "axbench", "select_factor", "select_factors", "suppression")
     },
     "explain_speed(layer)": {"None"},
-=======
     "with_neutral(batch_size)": {"None"},
->>>>>>> h-smol
     "from_direction(concept)": {"None"},
     "SteeringData(concept)": {"None"},
     "sae_direction(feature)": {"99"},
