@@ -83,7 +83,7 @@ def final_states(
         kept.append(output[0])
 
     with exclusive(model), hooked(model, []):
-        handle = model.original_model.base_model.register_forward_hook(owned(keep))
+        handle = _base(model).register_forward_hook(owned(keep))
         try:
             model(tokens, attention_mask=mask, use_cache=False, logits_to_keep=1)
         finally:
@@ -95,7 +95,7 @@ def unembed(model: Bridge, states: Float[Tensor, "token d_model"]) -> Float[Tens
     """Logits of states that the base model gave, by all that the model does behind it."""
     inner, known = model.original_model, _Known(states[None])
     tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
-    with exclusive(model), hooked(model, []), _standing_in(inner.base_model, lambda *args, **kwargs: known):
+    with exclusive(model), hooked(model, []), _standing_in(_base(model), lambda *args, **kwargs: known):
         return inner(input_ids=tokens, use_cache=False).logits[0]
 
 
@@ -127,6 +127,12 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Any) -> Any:
         slopes = torch.cat(ctx.saved_tensors)
         return (upstream[0][:, None] * slopes.float()).to(slopes.dtype), None, None, None
+
+
+def _base(model: Bridge) -> nn.Module:
+    """The model under its language head; the model itself where Hugging Face names none."""
+    inner: Any = model.original_model
+    return inner.base_model
 
 
 class _Known:
@@ -168,9 +174,9 @@ def _try(model: Bridge, layer: int) -> str | None:
     found = structure(model)
     if "logits_to_keep" not in forward_parameters(type(inner)):
         return "the model has no logits_to_keep"
-    if inner.base_model is inner:
+    if _base(model) is inner:
         return "the model has no base model under its head"
-    if any("forward" in vars(module) for module in (inner.base_model, *found.blocks)):
+    if any("forward" in vars(module) for module in (_base(model), *found.blocks)):
         return "another library has changed the forward of a block"
     tokens = (torch.arange(10, device=device(model)).view(2, 5) * 7 + 3) % int(model.cfg.d_vocab)
     mask = torch.ones_like(tokens)

@@ -246,7 +246,7 @@ def _swaps(module: nn.Module, kind: type, seen: set[int]) -> Iterator[Swap]:
         return
     seen.add(id(module))
     for name, child in list(module._modules.items()):
-        original = child._modules.get("_original_component") if isinstance(child, kind) else None
+        original = child._modules.get("_original_component") if child is not None and isinstance(child, kind) else None
         if child is not None and original is not None:
             yield Swap(module._modules, name, child, original)
             child = original

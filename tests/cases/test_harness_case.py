@@ -70,7 +70,7 @@ def smollm(_folder: Path) -> Both:
             def read(*args: Any, kind: Any = kind, read: Any = kind.from_pretrained, **settings: Any) -> Any:
                 found = read(*args, **settings)
                 if settings.get("gguf_file"):
-                    made[kind] = copy.deepcopy(found)
+                    made[kind] = copy.deepcopy(found[0] if isinstance(found, tuple) else found)
                 return found
 
             patch.setattr(kind, "from_pretrained", read)

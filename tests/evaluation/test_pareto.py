@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def by_hand(points: Sequence[tuple[float, float]]) -> Frontier:
 
     sv = steerlens.SteeringVector(torch.ones(2), 1.0, 0)
     vectors = {f"v{number}": sv.replace(factor=number) for number in range(1, len(points))}
-    return frontier(None, vectors, score=score, utility=utility, scales=(1,))  # type: ignore[arg-type]
+    model: Any = SimpleNamespace(cfg=None, hooks=None, original_model=None, tokenizer=None)  # the measures do not ask it
+    return frontier(model, vectors, score=score, utility=utility, scales=(1,))
 
 
 def test_what_is_not_dominated() -> None:
