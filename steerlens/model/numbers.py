@@ -14,4 +14,4 @@ def not_numbers(logits: Tensor) -> Bool[Tensor, "*rows"]:
 
     Single entries of -infinity are how a model forbids a word.
     """
-    return ~torch.isfinite(logits.max(-1).values)  # NaN wins a maximum
+    return ~torch.isfinite(logits.amax(-1))  # NaN wins a maximum

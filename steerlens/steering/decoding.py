@@ -152,9 +152,12 @@ def _advance(
     """
     for step in range(len(produced), rows.uniform.shape[1]):
         logits, cache = forward_cached(model, rows.new(), rows.mask, rows.cache)
-        unusable = not_numbers(logits)
-        chosen = _choose(logits.masked_fill(unusable[:, None], 0), rows.uniform[:, step], temperature)
-        bad = unusable & rows.alive
+        if temperature == 0:
+            best, chosen = logits.max(-1)
+            bad = ~torch.isfinite(best) & rows.alive
+        else:
+            bad = not_numbers(logits) & rows.alive
+            chosen = _draw(logits, rows.uniform[:, step], temperature)
         rows = rows.after(chosen, rows.alive & ~torch.isin(chosen, ends.tokens), cache if cached else None)
         goes_on = rows.alive if not ends.sequences else rows.alive & ~_completed(rows.tokens, step + 1, ends)
         n_bad, n_alive = torch.stack([bad.sum(), goes_on.sum()]).tolist()
@@ -178,12 +181,10 @@ def _uniform(
     return (drawn.float() if device.type == "mps" else drawn).to(device)  # Apple's devices have no float64
 
 
-def _choose(
+def _draw(
     logits: Float[Tensor, "batch d_vocab"], uniform: Float[Tensor, " batch"], temperature: int | float
 ) -> Int[Tensor, " batch"]:
-    """The next token of each row: the most likely one at temperature 0, else the one in which its number falls."""
-    if temperature == 0:
-        return logits.argmax(-1)
+    """The next token of each row: the one in which its number falls among the cumulated probabilities."""
     sums = (logits.float() / temperature).softmax(-1).cumsum(-1, dtype=uniform.dtype)
     return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 

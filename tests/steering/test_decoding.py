@@ -11,23 +11,23 @@ import steerlens
 from steerlens import PerPrompt
 from steerlens.model.chat import encode_prompt
 from steerlens.reproducibility import row_seeds
-from steerlens.steering.decoding import _choose, decode
+from steerlens.steering.decoding import _draw, decode
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
     logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0, -3.0])
     n = 20_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    drawn = _choose(logits.expand(n, -1), uniform, 1.0).bincount(minlength=5) / n
+    drawn = _draw(logits.expand(n, -1), uniform, 1.0).bincount(minlength=5) / n
     torch.testing.assert_close(drawn.double(), logits.double().softmax(-1), atol=1 / n, rtol=0)
-    cold = _choose(logits.expand(n, -1), uniform, 0.5).bincount(minlength=5) / n
+    cold = _draw(logits.expand(n, -1), uniform, 0.5).bincount(minlength=5) / n
     torch.testing.assert_close(cold.double(), (2 * logits.double()).softmax(-1), atol=1 / n, rtol=0)
 
 
 def test_edges_of_the_unit_interval_are_tokens_that_can_be() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 1.0, -torch.inf]]).expand(2, -1)
     low_and_high = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert _choose(logits, low_and_high, 1.0).tolist() == [1, 3]
+    assert _draw(logits, low_and_high, 1.0).tolist() == [1, 3]
 
 
 def test_tokens_far_down_are_not_lost_in_a_large_vocabulary() -> None:
@@ -36,7 +36,7 @@ def test_tokens_far_down_are_not_lost_in_a_large_vocabulary() -> None:
     logits[:, :10] = 20.0
     tail = float(logits.double().softmax(-1)[0, 10:].sum())
     just_in_the_tail = torch.tensor([1 - tail + 0.5 / 256_000 * tail], dtype=torch.float64)
-    assert int(_choose(logits, just_in_the_tail, 1.0)) == 10
+    assert int(_draw(logits, just_in_the_tail, 1.0)) == 10
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
