@@ -102,8 +102,8 @@ def _are_turns(value: Any) -> bool:
 def messages(row: Row, name: str, roles: Collection[str] = _SPOKEN, may_be_empty: bool = False) -> list[dict[str, str]]:
     """The turns of a column as role and content, whether they are written role/content or from/value."""
     value = row.cells[name]
-    turns = turns_in(value) if isinstance(value, str) else value
-    turns = turns.tolist() if hasattr(turns, "tolist") else turns  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    turns: Any = turns_in(value) if isinstance(value, str) else value
+    turns = turns.tolist() if hasattr(turns, "tolist") else turns
     if not isinstance(turns, (list, tuple)) or not turns:
         raise row.wrong(f"{name!r} is {described(value)}, not a list of turns (role/content or from/value)")
     return [_message(row, turn, f"turn {number} of {name!r}", roles, may_be_empty) for number, turn in enumerate(turns)]

@@ -104,7 +104,7 @@ def token_logprobs(
 ) -> Float[Tensor, " token"]:
     """log p of each target, float32, with a gradient for the states; only `CHUNK` logits exist at a time."""
     size = max(1, CHUNK["cpu" if states.device.type == "cpu" else "other"] // int(model.cfg.d_vocab))
-    return _TokenLogprobs.apply(states, targets, lambda part: unembed(model, part), size)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(states, targets, lambda part: unembed(model, part), size)
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -125,8 +125,8 @@ def _module_of(function: Any) -> str:
 
 
 @contextmanager
-def hooked(model: Bridge, hooks: Hooks, *, plainly: bool = True) -> Iterator[bool]:
-    """Passes in this block run with the hooks on, and plainly where the rule allows; yields whether they do.
+def hooked(model: Bridge, hooks: Hooks, *, plainly: bool = True) -> Iterator[None]:
+    """Passes in this block run with the hooks on, and plainly where the rule allows.
 
     The caller holds the model (`exclusive`) and runs nothing else on it inside. Blocks may be nested: an inner one takes the
     way of the outer one.
@@ -138,14 +138,14 @@ def hooked(model: Bridge, hooks: Hooks, *, plainly: bool = True) -> Iterator[boo
         if other := _elsewhere(model, hooks):
             raise RuntimeError(f"a hook at {other} inside plain passes: it would not run")
         with _on_blocks(_structures[model], hooks):
-            yield True
+            yield
     elif plainly and why_hooked(model, hooks) is None:
         found = structure(model)
         with _on_blocks(found, hooks), _in_place(model, found):
-            yield True
+            yield
     else:
         with model.hooks(fwd_hooks=[(name, owned(function)) for name, function in hooks]):
-            yield False
+            yield
 
 
 def _elsewhere(model: Bridge, hooks: Hooks) -> str | None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TypeVar
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -17,6 +18,7 @@ OVERLAP = 4
 """Tokens that a shortened row must still have to be recognised."""
 
 Row = tuple[int | bytes, ...]
+KeyT = TypeVar("KeyT")
 
 
 class SeenRows:
@@ -47,10 +49,15 @@ class SeenRows:
     def _count(self, row: Row, change: int) -> None:
         shortened = [row[cut:] for cut in range(1, SHIFTS + 1) if len(row) - cut >= max(OVERLAP, len(row) / 2)]
         for part in (row, *shortened):
-            for counter, key in ((self._known, part), (self._lengths, len(part))):
-                counter[key] += change  # type: ignore[index] - each counter has keys of its own kind
-                if not counter[key]:  # type: ignore[index]
-                    del counter[key]  # type: ignore[index]
+            _change(self._known, part, change)
+            _change(self._lengths, len(part), change)
+
+
+def _change(counter: Counter[KeyT], key: KeyT, change: int) -> None:
+    """Count a key up or down; one that is no longer there is forgotten."""
+    counter[key] += change
+    if not counter[key]:
+        del counter[key]
 
 
 def rows_of_pass(given: PassInput, mask: Bool[Tensor, "batch pos"]) -> list[Row]:

@@ -109,8 +109,8 @@ def test_case_08_recurrent_state_counts_one_prompt(tmp_path: Path) -> None:
 
     tokenizer = characters(tmp_path / "t", CHATML)
     torch.manual_seed(0)
-    size = {"vocab_size": len(tokenizer), "hidden_size": WIDTH, "state_size": 4, "num_hidden_layers": 3}
-    config: Any = MambaConfig(**size, initializer_range=0.25, eos_token_id=2, pad_token_id=0)  # pyright: ignore[reportArgumentType]
+    size: dict[str, Any] = {"vocab_size": len(tokenizer), "hidden_size": WIDTH, "state_size": 4, "num_hidden_layers": 3}
+    config: Any = MambaConfig(**size, initializer_range=0.25, eos_token_id=2, pad_token_id=0)
     hf = MambaForCausalLM(config).eval()
     made = talker(tmp_path, tokenizer, hf, hf.backbone.layers)
     prompts = ["Hi there", "Hi"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 import transformers as hf
 from chat_models import CHATML, characters, small_llama, vector
 from unchecked import without_type_checks
@@ -181,16 +182,17 @@ def test_sets_have_no_order() -> None:
 
 
 def refused_sets() -> list[bool]:
-    model, unordered = steerlens.load_model("terrarium"), {"Hi", "Ho"}
-    sv = steerlens.SteeringVector([1.0] * model.cfg.d_model, 1.0, 1)  # pyright: ignore[reportArgumentType]
+    model, sv = steerlens.load_model("terrarium"), steerlens.SteeringVector(torch.ones(160), 1.0, 1)
+    unordered: Any = {"Hi", "Ho"}
+    seeds: Any = {1, 2}
     given: Any = {sv, sv.scaled(2)}
     calls: list[Callable[[], Any]] = [
-        lambda: steerlens.generate(model, unordered),  # pyright: ignore[reportArgumentType]
-        lambda: steerlens.mean_kl(model, sv, frozenset(unordered)),  # pyright: ignore[reportArgumentType]
+        lambda: steerlens.generate(model, unordered),
+        lambda: steerlens.mean_kl(model, sv, frozenset(unordered)),
         lambda: steerlens.generate(model, ["a", "b"], given),
-        lambda: steerlens.generate(model, ["a", "b"], seed={1, 2}),  # pyright: ignore[reportArgumentType]
+        lambda: steerlens.generate(model, ["a", "b"], seed=seeds),
         lambda: steerlens.PerPrompt(given),
-        lambda: encode(model, ["a", "b"], unordered),  # pyright: ignore[reportArgumentType]
+        lambda: encode(model, ["a", "b"], unordered),
     ]
     answers = []
     for call in calls:

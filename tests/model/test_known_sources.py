@@ -334,15 +334,15 @@ def test_the_table_is_whole() -> None:
         ({"STEERLENS_CACHE": "/a"}, "linux", "/a"),
         ({"STEERLENS_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "linux", "/a"),
         ({"XDG_CACHE_HOME": "/b"}, "darwin", "/b/steerlens"),
-        ({}, "linux", "/home/me/.cache/steerlens"),
-        ({}, "darwin", "/home/me/Library/Caches/steerlens"),
+        ({}, "linux", "/user/.cache/steerlens"),
+        ({}, "darwin", "/user/Library/Caches/steerlens"),
         ({"LOCALAPPDATA": "/local"}, "win32", "/local/steerlens/Cache"),
     ],
 )
 def test_where_the_cache_is(environment: dict[str, str], platform: str, place: str, monkeypatch: Any) -> None:
     for name in ("STEERLENS_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/me", **environment}.items():
+    for name, value in {"HOME": "/user", **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert str(cache_folder()) == place
