@@ -184,11 +184,12 @@ def test_sets_have_no_order() -> None:
 def refused_sets() -> list[bool]:
     model, sv = steerlens.load_model("terrarium"), steerlens.SteeringVector(torch.ones(160), 1.0, 1)
     unordered: Any = {"Hi", "Ho"}
+    fixed: Any = frozenset(unordered)
     seeds: Any = {1, 2}
     given: Any = {sv, sv.scaled(2)}
     calls: list[Callable[[], Any]] = [
         lambda: steerlens.generate(model, unordered),
-        lambda: steerlens.mean_kl(model, sv, frozenset(unordered)),
+        lambda: steerlens.mean_kl(model, sv, fixed),
         lambda: steerlens.generate(model, ["a", "b"], given),
         lambda: steerlens.generate(model, ["a", "b"], seed=seeds),
         lambda: steerlens.PerPrompt(given),
